@@ -1,0 +1,170 @@
+"""Devices: choosing one, placing an encoder on it, running it, and recording what it really is."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import environment
+from options import UserError
+from runlog import RunLog
+
+MIB = 1024 * 1024
+Outputs = tuple[Tensor, Tensor]  # embedding [B, D], hidden_state [B, T, C]
+
+
+def select_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `npu`, `npu:1`, `cuda` ... names. auto takes npu, then cuda, then cpu.
+
+    Raises UserError, saying what is missing, for an explicit device that is not there: never a silent fallback.
+    """
+    if name == "auto":
+        name = next((kind for kind in ("npu", "cuda") if _why_absent(kind, 0) is None), "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    reason = _why_absent(kind, int(index or 0))
+    if reason:
+        raise UserError(f"--device {name}: {reason}; --device cpu runs without it")
+    device = torch.device(kind, int(index or 0))
+    device_module(device).set_device(device)
+    return device
+
+
+def _why_absent(kind: str, index: int) -> str | None:
+    """Why the device can't be used; None where it can."""
+    if kind == "npu":
+        if importlib.util.find_spec("torch_npu") is None:
+            return "torch_npu is not installed (it comes with the Ascend container, not from requirements.txt)"
+        importlib.import_module("torch_npu")  # registers torch.npu where torch did not load it by itself
+    module = getattr(torch, kind)
+    if not module.is_available():
+        owner = "torch_npu" if kind == "npu" else "torch"
+        return f"{owner} {environment.package_version(owner)} finds no {kind.upper()}"
+    if index >= module.device_count():
+        return f"there are {module.device_count()} {kind.upper()} devices, the first is {kind}:0"
+    return None
+
+
+def device_module(device: torch.device) -> ModuleType:
+    """torch.npu, torch.cuda or torch.cpu."""
+    module: ModuleType = torch.get_device_module(device)
+    return module
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all that was queued on it."""
+    if device.type != "cpu":
+        device_module(device).synchronize(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type != "cpu":
+        device_module(device).reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """MiB of device memory that tensors took at most since `reset_peak_memory`; None on the CPU, which has no count."""
+    if device.type == "cpu":
+        return None
+    return float(device_module(device).max_memory_allocated(device)) / MIB
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give cached device memory back, after an out of memory."""
+    if device.type != "cpu":
+        device_module(device).empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By type, and by words for torch_npu's older branches, which raise a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def describe_device(device: torch.device) -> str:
+    return environment.cpu_model() or "CPU" if device.type == "cpu" else device_module(device).get_device_name(device)
+
+
+def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the encoder to the device and dtype, in place, and make sure that it arrived.
+
+    Raises UserError when the memory does not suffice or a part of the encoder is elsewhere.
+    """
+    try:
+        module.to(device, dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{device} has too little memory for the weights in {dtype_name(dtype)}") from error
+    elsewhere = {str(tensor.device) for tensor in module.state_dict().values() if tensor.device != device}
+    if elsewhere:
+        raise UserError(f"asked for {device}, but weights are on {', '.join(sorted(elsewhere))}")
+
+
+def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:
+    """Run the encoder on pixel_values [B, 3, H, W], which are on its device, without autograd."""
+    with torch.inference_mode():
+        outputs: Outputs = module(pixel_values)
+    return outputs
+
+
+def encode(module: nn.Module, pixel_values: Tensor) -> Outputs:
+    """As `forward`, with a device's failure and outputs on another device reported as a UserError."""
+    device = pixel_values.device
+    try:
+        outputs = forward(module, pixel_values)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise UserError(f"{device} is out of memory at batch size {len(pixel_values)}") from error
+        if device.type == "cpu":
+            raise
+        raise UserError(f"the encoder failed on {device}: {first_line(error)}") from error
+    elsewhere = {str(output.device) for output in outputs if output.device != device}
+    if elsewhere:
+        raise UserError(f"the input is on {device}, but the outputs are on {', '.join(sorted(elsewhere))}")
+    return outputs
+
+
+def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:
+    """Write the `env` record. The device is read from a parameter and an output, not from the flag."""
+    device = output.device
+    facts: dict[str, Any] = environment.host_facts()
+    facts |= {
+        "device": str(device),
+        "parameters_device": str(next(module.parameters()).device),
+        "device_name": describe_device(device),
+        "simulated": is_simulated(device),
+        "device_count": 0 if device.type == "cpu" else device_module(device).device_count(),
+        "cpu_threads": torch.get_num_threads(),
+    }
+    if device.type == "npu":
+        npu = device_module(device)
+        facts["cann"] = _cann_version(npu) or facts["cann"]
+        facts["allow_hf32"] = {"conv": npu.conv.allow_hf32, "matmul": npu.matmul.allow_hf32}
+    log.record("env", **facts)
+
+
+def is_simulated(device: torch.device) -> bool:
+    """Whether the device is a stand-in for tests: its name or its torch_npu says so."""
+    if device.type != "npu":
+        return False
+    version = environment.package_version("torch_npu") or ""
+    return "SIM" in describe_device(device) or "simulated" in version
+
+
+def _cann_version(npu: ModuleType) -> str | None:
+    """What torch_npu says of the CANN that it runs on; None where this torch_npu does not say."""
+    get_version = getattr(getattr(npu, "utils", None), "get_cann_version", None)
+    return str(get_version()) if get_version else None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,124 @@
+"""Fetching a checkpoint from ModelScope or Hugging Face, with the hubs' own clients and caches."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from options import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+ENDPOINTS = {
+    "modelscope": ("MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
+    "huggingface": ("HF_ENDPOINT", "https://huggingface.co"),
+}
+TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
+ANSWER_SECONDS = 10  # Hugging Face's client asks for a listing without a time limit
+
+
+def fetch_snapshot(model: str, hub: str, revision: str | None, with_weights: bool = True) -> Path:
+    """The local folder with the checkpoint's json files and, `with_weights`, its safetensors; nothing else is fetched.
+
+    A complete snapshot in the hub's cache is used as it is: that needs no network, and none of the seconds that the
+    ModelScope client takes to hash gigabytes again. The json files come first: they say whether the weights are one
+    file or shards, so that no duplicate is fetched. The weights come last, so that a cut download is not complete.
+    Raises UserError in one line when the hub can't be reached or does not have the model or its weights.
+    """
+    cached = _cached(model, hub, revision)
+    if cached and _is_complete(cached, with_weights):
+        return cached
+    folder = _download(model, hub, revision, ["*.json"])
+    if not with_weights:
+        return folder
+    for patterns in (weight_names(folder), ["*.safetensors"]):
+        folder = _download(model, hub, revision, patterns)
+        if any(folder.glob("*.safetensors")):
+            return folder
+    raise UserError(f"{model} on {hub} has no .safetensors weights; only safetensors are read, never a pickle")
+
+
+def weight_names(folder: Path) -> list[str]:
+    """The names of a snapshot's weight files: the shards in the index's order, or the one file."""
+    index = folder / INDEX
+    if not index.is_file():
+        return [SINGLE_FILE]
+    try:
+        names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is no index of safetensors shards: {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index} names {name!r}, which is no .safetensors file of its own folder")
+    return names
+
+
+def _is_complete(folder: Path, with_weights: bool) -> bool:
+    names = ["config.json", *(weight_names(folder) if with_weights else [])]
+    return all((folder / name).is_file() for name in names)
+
+
+def _cached(model: str, hub: str, revision: str | None) -> Path | None:
+    """The snapshot's folder in the hub's cache, complete or not; None where there is none."""
+    try:
+        return _snapshot_download(model, hub, revision, patterns=None, local_files_only=True)
+    except Exception:  # the clients have no common exception for an empty cache; then the hub is asked, and tells why
+        return None
+
+
+def _download(model: str, hub: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Fetch the files that match `patterns` into the hub's cache, with the client's progress bar on standard error."""
+    try:
+        if hub == "huggingface":
+            from huggingface_hub import HfApi
+
+            HfApi().model_info(model, revision=revision, timeout=ANSWER_SECONDS)
+        return _snapshot_download(model, hub, revision, patterns, local_files_only=False)
+    except Exception as error:  # the clients raise a dozen unrelated classes; all of them mean: not fetched
+        variable, public = ENDPOINTS[hub]
+        where = os.environ.get(variable) or public
+        raise UserError(f"{model} can't be fetched from {hub} ({where}): {_reason(error, hub)}") from error
+
+
+def _snapshot_download(
+    model: str, hub: str, revision: str | None, patterns: Sequence[str] | None, local_files_only: bool
+) -> Path:
+    if hub == "modelscope":
+        # The client's patience is for crawlers: without a network it takes 22 s to say so.
+        os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
+        os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "1")
+        from modelscope import snapshot_download
+
+        if not sys.stderr.isatty():
+            logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
+    else:
+        from huggingface_hub import snapshot_download
+    return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=local_files_only))
+
+
+def _reason(error: Exception, hub: str) -> str:
+    """Why the client failed, in a few words. A file's own failure says more than the client's count of failed files."""
+    failed_files = getattr(error, "failed_files", None)
+    if isinstance(failed_files, dict) and failed_files:
+        file, cause = next(iter(failed_files.items()))
+        return f"{file}: {_first_line(cause)}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if "Gated" in type(error).__name__ or status == 403:
+        return f"access is restricted; accept its terms on the hub and set {TOKENS[hub]}"
+    if "NotFound" in type(error).__name__ or status in (401, 404):
+        return f"no such model or revision there (if it is private, set {TOKENS[hub]})"
+    return _first_line(_root_cause(error))
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The first of a chain of exceptions: "Connection refused", not the retries that were made of it."""
+    cause = error.__cause__ or error.__context__
+    return _root_cause(cause) if cause else error
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

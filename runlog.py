@@ -1,0 +1,279 @@
+"""The log: its format, its writer and its reader. Standard library only.
+
+A log has two kinds of lines, made from the same data. People read and grep the first; the checker trusts only the
+second:
+
+    relative_error: 1.3408%
+    @record {"run":"9c1e5b0d","seq":4,"event":"accuracy","output":"embedding","relative_error":0.013408}
+
+A record is one ASCII JSON object after the marker, which may stand anywhere in a line. Every record has `run` (a
+random id), `seq` (0, 1, 2, ...) and `event`. The first is `run_start`, the last `run_end`, which holds how many
+records precede it, the SHA-256 of their JSON texts as written (each followed by a newline) and the status. A log
+without its `run_end` is incomplete. The hash finds cuts and accidental edits; it does not prove who wrote the log.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+FORMAT = 1
+MARKER = "@record "
+TAIL_BYTES = 65536  # enough to hold the run_end of a log
+
+Record = dict[str, Any]
+
+
+class Digest:
+    """SHA-256 over the JSON texts of records, each followed by a newline."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.before_last = ""  # what a run_end must hold, once its own text was added
+
+    def add(self, text: bytes) -> None:
+        self.before_last = self._hash.hexdigest()
+        self._hash.update(text + b"\n")
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------- the writer
+class RunLog:
+    """Write one run's log to a file and to standard output (a terminal is spared the records).
+
+    As a context manager it closes the log: status "complete", or "error" when an exception leaves the block.
+    A log found at `path` is set aside first, so that earlier evidence never answers for this run.
+    """
+
+    def __init__(self, path: Path, script: str, argv: Sequence[str], **start: Any) -> None:
+        """`start` adds fields to the `run_start` record. Raises OSError when the folder can't be written."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        set_aside(path)
+        self.run = secrets.token_hex(8)
+        self._seq = 0
+        self._digest = Digest()
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+        self.record(
+            "run_start",
+            format=FORMAT,
+            script=script,
+            argv=[_basename(argument) for argument in argv],
+            utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            code_sha256=code_sha256(),
+            git=git_commit(),
+            **start,
+        )
+
+    def line(self, text: str = "") -> None:
+        """Write one line for people. Control characters and the record marker are escaped."""
+        self._write(printable(text), sys.stdout)
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Write one record. A NaN or infinity becomes null, counted in the field `nonfinite`."""
+        fields, nonfinite = _replace_nonfinite(fields)
+        if nonfinite and not fields.get("nonfinite"):
+            fields["nonfinite"] = nonfinite
+        text = json.dumps(
+            {"run": self.run, "seq": self._seq, "event": event, **fields}, allow_nan=False, separators=(",", ":")
+        )
+        self._seq += 1
+        self._digest.add(text.encode())
+        self._write(MARKER + text, None if sys.stdout.isatty() else sys.stdout)
+
+    def _write(self, text: str, copy: TextIO | None) -> None:
+        for stream in (self._file, copy):
+            if stream is not None:
+                stream.write(text + "\n")
+                stream.flush()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outcome: Record = {"status": "complete"}
+        if error is not None:
+            outcome = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+        self.record("run_end", records=self._seq, records_sha256=self._digest.hexdigest(), **outcome)
+        self._file.close()
+
+
+def set_aside(path: Path) -> None:
+    """Rename the log at `path` to `*.prev.log`; a complete earlier log is never replaced by an incomplete one."""
+    previous = path.with_suffix(".prev.log")
+    if not path.is_file():
+        return
+    if previous.exists() and not _ends_complete(path):
+        path.unlink()
+    else:
+        path.replace(previous)
+
+
+def _ends_complete(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        runs = list(read_runs(file.read().splitlines()))
+    return bool(runs) and runs[-1].records[-1].get("status") == "complete"
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control and invisible characters escaped, and no record marker that we did not write."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped.replace(MARKER.strip(), "\\x40record")
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction for people: 0.013408 as 1.3408%; small ones keep three digits."""
+    if fraction is None:
+        return "not finite"
+    return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 or fraction == 0 else f"{fraction * 100:.3g}%"
+
+
+def code_sha256() -> str:
+    """SHA-256 over the names and bytes of the top-level *.py files: which code made this log."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out, with `+dirty` after local changes; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _basename(argument: str) -> str:
+    """An argument without the folders of a path: a log says what was run, not where somebody's home is."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    path = Path(value)
+    is_path = path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    return flag + equals + (path.name or value if is_path else value)
+
+
+def _replace_nonfinite(value: Any) -> tuple[Any, int]:
+    """`value` with None for each NaN or infinity in it, and how many there were."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, 1
+    if isinstance(value, dict):
+        replaced = {key: _replace_nonfinite(item) for key, item in value.items()}
+        return {key: item for key, (item, _) in replaced.items()}, sum(count for _, count in replaced.values())
+    if isinstance(value, (list, tuple)):
+        items = [_replace_nonfinite(item) for item in value]
+        return [item for item, _ in items], sum(count for _, count in items)
+    return value, 0
+
+
+# ---------------------------------------------------------------------------------------------------- the reader
+@dataclass
+class Run:
+    """The records of one run in a log, and what is wrong with them as evidence (empty when whole)."""
+
+    records: list[Record] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def start(self) -> Record:
+        return self.records[0]
+
+    def events(self, event: str) -> list[Record]:
+        return [record for record in self.records if record["event"] == event]
+
+
+class UnreadableRecordError(ValueError):
+    """A line with the record marker that holds no valid record."""
+
+
+def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
+    """Group the records in `lines` by run, in order of appearance, and check that each run is whole.
+
+    A file may hold several runs, other text between them, CRLF line ends, and text before a marker.
+    Raises UnreadableRecordError for a damaged record: which run it belonged to can't be known.
+    """
+    runs: dict[str, Run] = {}
+    digests: dict[str, Digest] = {}
+    for number, line in enumerate(lines, start=1):
+        _, marker, text = line.partition(MARKER.encode())
+        if not marker:
+            continue
+        text = text.rstrip()
+        try:
+            record = _parse_record(text)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableRecordError(f"line {number} holds a damaged record: {error}") from None
+        runs.setdefault(record["run"], Run()).records.append(record)
+        digests.setdefault(record["run"], Digest()).add(text)
+    for identity, run in runs.items():
+        run.problems = list(_integrity_problems(run.records, digests[identity].before_last))
+        yield run
+
+
+def _parse_record(text: bytes) -> Record:
+    record = json.loads(
+        text.decode("ascii"),
+        object_pairs_hook=_unique_keys,
+        parse_constant=_refuse_constant,
+        parse_float=_finite_float,
+    )
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    if not (isinstance(record.get("run"), str) and isinstance(record.get("event"), str)):
+        raise ValueError("run or event is missing")
+    if type(record.get("seq")) is not int:
+        raise ValueError("seq is no integer")
+    return record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Record:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a key stands twice")
+    return record
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond a float")
+    return value
+
+
+def _integrity_problems(records: list[Record], digest: str) -> Iterator[str]:
+    """What makes these records less than one whole, complete run; `digest` is of all texts but the last."""
+    first, last = records[0], records[-1]
+    if first["event"] != "run_start":
+        yield "its run_start is missing"
+    elif first.get("format") != FORMAT:
+        yield f"format {first.get('format')!r} is not the format {FORMAT} that this program reads"
+    if [record["seq"] for record in records] != list(range(len(records))):
+        yield "records are missing, doubled or out of order"
+    if last["event"] != "run_end":
+        yield "incomplete: no run_end"
+        return
+    if last.get("records") != len(records) - 1:
+        yield f"run_end counts {last.get('records')!r} records before it, found {len(records) - 1}"
+    elif last.get("records_sha256") != digest:
+        yield "records_sha256 does not fit: records were changed"
+    if last.get("status") != "complete":
+        yield f"the run ended with status {last.get('status')!r}: {last.get('error', 'no reason given')}"

@@ -1,0 +1,73 @@
+"""Summaries of raw samples. Standard library only: the run scripts write them, the checker computes them again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+Number = int | float
+
+# The worst of several samples is the largest error, but the smallest similarity.
+ERROR_METRICS = ("max_abs_error", "mean_abs_error", "relative_error", "relative_l2", "nmse", "one_minus_cosine")
+SIMILARITY_METRICS = ("cosine_similarity", "sqnr_db", "top5_match")
+GATED_METRICS = ("relative_error", "relative_l2")
+METRICS = ERROR_METRICS + SIMILARITY_METRICS
+
+PERCENTILES = {"p50_latency_ms": 50, "p90_latency_ms": 90, "p95_latency_ms": 95, "p99_latency_ms": 99}
+CONFIDENCE = 0.95
+
+
+def worst_metrics(samples: Sequence[Mapping[str, Number | None]]) -> dict[str, Number | None]:
+    """Each metric's own worst over `samples`, of which there is at least one.
+
+    None (not a finite number) is worse than any number, with one exception: `sqnr_db` is None where the error is
+    exactly zero, the best there is.
+    """
+    worst: dict[str, Number | None] = {}
+    for metric in METRICS:
+        values = [sample[metric] for sample in samples if not (metric == "sqnr_db" and sample["nmse"] == 0)]
+        finite = [value for value in values if value is not None]
+        if not finite or len(finite) < len(values):
+            worst[metric] = None
+        else:
+            worst[metric] = min(finite) if metric in SIMILARITY_METRICS else max(finite)
+    return worst
+
+
+def is_within(worst: Mapping[str, Number | None], nonfinite: int, threshold: float) -> bool:
+    """The accuracy gate: all finite, and the errors that NMSE and cosine would let through within the threshold."""
+    gated = [worst[metric] for metric in GATED_METRICS]
+    return nonfinite == 0 and all(value is not None and value <= threshold for value in gated)
+
+
+def percentile(samples: Sequence[float], percent: int) -> float | None:
+    """The nearest-rank percentile; None where `samples` are too few to bound it.
+
+    With n independent samples the largest lies above the p-th percentile with probability 1 - (p/100)^n. Below 95 %
+    the percentile is a guess: p50 needs 5 samples, p90 29, p95 59, p99 299.
+    """
+    if len(samples) < smallest_count(percent):
+        return None
+    return sorted(samples)[math.ceil(percent / 100 * len(samples)) - 1]
+
+
+def smallest_count(percent: int) -> int:
+    """How many samples the percentile needs."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(percent / 100))
+
+
+def summarize_latency(samples_ms: Sequence[float]) -> dict[str, Number | None]:
+    """The latency keys of a `perf` record from one synchronised time a call, in milliseconds."""
+    return {
+        "n": len(samples_ms),
+        "avg_latency_ms": math.fsum(samples_ms) / len(samples_ms),
+        "min_latency_ms": min(samples_ms),
+        "max_latency_ms": max(samples_ms),
+        **{key: percentile(samples_ms, percent) for key, percent in PERCENTILES.items()},
+    }
+
+
+def throughput_ips(samples_ms: Iterable[float], images_per_sample: int) -> float:
+    """Images a second over all windows of the throughput pass; each sample is the time of one window."""
+    times = list(samples_ms)
+    return images_per_sample * len(times) / (math.fsum(times) / 1000)

@@ -1,0 +1,174 @@
+"""Weights: building a model without any, assigning a checkpoint's memory-mapped ones, or seeded random ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from common import first_line
+from options import UserError
+
+NAMED_KEYS = 3  # how many of the keys that do not fit an error names
+RANDOM_RECIPE = 1  # raise it when random_state changes: the recipe's hash identifies the weights
+GAIN_SPREAD = 0.2
+BIAS_SPREAD = 0.1
+TOKEN_STD = 0.5  # class tokens, position embeddings and bias tables, beside patches of variance 1
+
+State = dict[str, Tensor]
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Models built inside have their parameters on the meta device: no memory, no random initialisation.
+
+    Buffers are computed as always, so that those which no checkpoint holds (rotary tables, relative indices) are right.
+    A module shared by two places stays shared: its parameters are on meta by the time they are registered again.
+    """
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+
+    handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # its own text allows it
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@dataclass
+class LoadingReport:
+    """How a checkpoint's keys fit a model's. `left_out` are a task head's, which is no part of the encoder."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def require_fit(self, architecture: str, source: str) -> None:
+        """Raise UserError, naming a few keys of each kind, unless every weight has its place and its shape."""
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
+        faults = [
+            f"{len(keys)} {kind}: {', '.join(keys[:NAMED_KEYS])}{', ...' if len(keys) > NAMED_KEYS else ''}"
+            for kind, keys in kinds.items()
+            if keys
+        ]
+        if faults:
+            raise UserError(f"{source} does not hold the weights of {architecture} ({'; '.join(faults)})")
+
+
+def read_keys(files: Sequence[Path]) -> set[str]:
+    """The names of the tensors in safetensors files; only their headers are read."""
+    keys: set[str] = set()
+    for file in files:
+        with _safetensors_errors(file), safe_open(file, framework="pt") as opened:
+            keys.update(opened.keys())
+    return keys
+
+
+def read_state(files: Sequence[Path]) -> State:
+    """The tensors of safetensors files, memory-mapped: nothing is read before it is used."""
+    state: State = {}
+    for file in files:
+        with _safetensors_errors(file):
+            state.update(load_file(file))
+    return state
+
+
+@contextmanager
+def _safetensors_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is no whole safetensors file: {first_line(error)}") from error
+
+
+def compare_state(module: nn.Module, state: State) -> LoadingReport:
+    wanted = module.state_dict()
+    return LoadingReport(
+        missing=[key for key in wanted if key not in state],
+        unexpected=[key for key in state if key not in wanted],
+        misshapen=[
+            f"{key} {list(state[key].shape)}, not {list(value.shape)}"
+            for key, value in wanted.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    )
+
+
+def assign_state(module: nn.Module, state: State) -> None:
+    """Make the tensors of `state` the module's own, without a copy where they are float32 already."""
+    module.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in state.items()},
+        strict=True,
+        assign=True,
+    )
+    module.requires_grad_(False)
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """Of one file its SHA-256; of shards the SHA-256 over their hex digests in the given order."""
+    digests = []
+    for file in files:
+        with file.open("rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ random weights
+def random_state(module: nn.Module, seed: int) -> State:
+    """Seeded weights for a module built on meta, such that every operator matters to the output.
+
+    The libraries' own initialisations hide whole branches (LayerScale at 1e-5, biases and class tokens at 0). Here
+    gains of norms and scales are about 1, linear and convolution weights keep the variance of their input (uniform
+    with standard deviation 1/sqrt(fan_in)), biases and running means are small, tokens and tables are comparable with
+    what they are added to. Each tensor has a generator of its own, from the seed and its name.
+    """
+    state: State = {}
+    for prefix, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(prefix, recurse=False):
+            state[name] = _random_tensor(name, parameter.shape, _is_multiplied(owner), seed)
+        for name, buffer in owner.named_buffers(prefix, recurse=False):
+            leaf = name.rpartition(".")[2]
+            if leaf in ("running_mean", "running_var"):
+                state[name] = _random_tensor(name, buffer.shape, False, seed)
+            elif leaf not in owner._non_persistent_buffers_set:
+                state[name] = buffer
+    return state
+
+
+def _is_multiplied(owner: nn.Module) -> bool:
+    """Whether the owner multiplies its `weight` with its input, as linear and convolution layers do."""
+    return isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd))
+
+
+def _random_tensor(name: str, shape: torch.Size, multiplied: bool, seed: int) -> Tensor:
+    leaf = name.rpartition(".")[2]
+    center, spread = 0.0, TOKEN_STD * math.sqrt(3)
+    if leaf == "bias" or leaf == "running_mean":
+        spread = BIAS_SPREAD
+    elif multiplied and leaf == "weight":
+        spread = math.sqrt(3 / math.prod(shape[1:]))  # uniform on [-s, s] has the variance s^2 / 3
+    elif len(shape) < 2:
+        center, spread = 1.0, GAIN_SPREAD
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]))
+    return torch.empty(shape).uniform_(center - spread, center + spread, generator=generator)
+
+
+def recipe_sha256(module: nn.Module, architecture: str, seed: int) -> str:
+    """What identifies random weights: the recipe, the seed, the architecture and every shape."""
+    shapes = {name: list(value.shape) for name, value in module.state_dict().items()}
+    recipe = json.dumps([RANDOM_RECIPE, seed, architecture, shapes])
+    return hashlib.sha256(recipe.encode()).hexdigest()
