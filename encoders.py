@@ -154,7 +154,8 @@ def _find_checkpoint(
             raise UserError(f"--weights {weights_path}: no such file or folder")
         if path.suffix != ".safetensors":
             raise UserError(f"--weights {weights_path}: only .safetensors files are read, never a pickle")
-        return Checkpoint(local or _config_folder(path.parent), [path], path.name)
+        beside = _config_folder(path.parent) if library == "transformers" else None  # timm's registry has the config
+        return Checkpoint(local or beside, [path], path.name)
     if local:
         return Checkpoint(local, _weight_files(local), local.resolve().name)
     folder = _fetch(model, library, hub, revision, with_weights=True)
@@ -220,8 +221,9 @@ class TimmModule(nn.Module):
 
 
 def _load_timm(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
-    name = f"local-dir:{checkpoint.folder}" if checkpoint.folder else model.removeprefix("timm/")
-    built = _build_timm(name)
+    if checkpoint.folder and "architecture" not in _read_json(checkpoint.folder / "config.json"):
+        raise UserError(f"{checkpoint.folder} holds no timm model: its config.json names no architecture")
+    built = _build_timm(f"local-dir:{checkpoint.folder}" if checkpoint.folder else model.removeprefix("timm/"))
     if checkpoint.folder and model.startswith("timm/"):
         named, found = model.removeprefix("timm/").partition(".")[0], built.pretrained_cfg["architecture"]
         if named != found:
@@ -240,8 +242,7 @@ def _build_timm(name: str) -> Any:
     import timm
 
     try:
-        with weights.parameters_on_meta():
-            return timm.create_model(name)
+        return weights.build_on_meta(lambda: timm.create_model(name))
     except (RuntimeError, ValueError, TypeError, KeyError, FileNotFoundError) as error:
         what = name.removeprefix("local-dir:")
         raise UserError(f"timm {timm.__version__} can't build {what}: {first_line(error)}") from error
@@ -327,8 +328,7 @@ def _load_transformers(model: str, checkpoint: Checkpoint, seed: int) -> Encoder
             source = checkpoint.source
             sha256: Callable[[], str] = partial(weights.files_sha256, checkpoint.files)
         else:
-            with weights.parameters_on_meta():
-                built = transformers.AutoModel.from_config(config, **options)
+            built = weights.build_on_meta(lambda: transformers.AutoModel.from_config(config, **options))
             source, sha256, report = _with_random_weights(built, seed)
         processor = _image_processor(folder)
     settings = {key: value for key, value in processor.to_dict().items() if _is_setting(key, value)}
@@ -394,8 +394,7 @@ def _pooler_options(config: Any, keys: set[str]) -> dict[str, bool]:
     """Leave a pooler with weights unbuilt where the checkpoint has none for it: it would be random."""
     from transformers import AutoModel
 
-    with weights.parameters_on_meta():
-        skeleton = AutoModel.from_config(config)
+    skeleton: Any = weights.build_on_meta(lambda: AutoModel.from_config(config))
     if getattr(skeleton, "main_input_name", None) != "pixel_values":
         raise UserError(f"{type(skeleton).__name__} is no vision encoder: it takes {skeleton.main_input_name}")
     droppable = "add_pooling_layer" in inspect.signature(type(skeleton).__init__).parameters

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,15 +27,29 @@ BIAS_SPREAD = 0.1
 TOKEN_STD = 0.5  # class tokens, position embeddings and bias tables, beside patches of variance 1
 
 State = dict[str, Tensor]
+T = TypeVar("T", bound=nn.Module)
+
+
+def build_on_meta(build: Callable[[], T]) -> T:
+    """The model that `build` makes, its parameters on the meta device: no memory, no random initialisation.
+
+    Buffers are computed as always, so that those which no checkpoint holds (rotary tables, relative indices) are right.
+    The few that follow their parameters to meta (Swin's attention masks) are taken from a second, conventional build.
+    """
+    with _parameters_on_meta():
+        model = build()
+    if any(buffer.is_meta for buffer in model.buffers()):
+        conventional = dict(build().named_modules())
+        for name, module in model.named_modules():
+            for leaf, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_meta:
+                    module._buffers[leaf] = conventional[name]._buffers[leaf]
+    return model
 
 
 @contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Models built inside have their parameters on the meta device: no memory, no random initialisation.
-
-    Buffers are computed as always, so that those which no checkpoint holds (rotary tables, relative indices) are right.
-    A module shared by two places stays shared: its parameters are on meta by the time they are registered again.
-    """
+def _parameters_on_meta() -> Iterator[None]:
+    """Move each parameter to meta as it is registered. One that is registered again (tied weights) is there already."""
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta:

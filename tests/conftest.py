@@ -1,0 +1,119 @@
+"""What the tests share: the scripts as real processes, tiny checkpoints, and real photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PERF_QUICK = ("--batch-sizes", "1", "2", "--iterations", "5", "--warmup", "1", "--max-seconds", "0.5")
+
+TINY_TIMM = {
+    "architecture": "test_vit",
+    "num_classes": 10,
+    "pretrained_cfg": {"input_size": [3, 160, 160], "fixed_input_size": True, "crop_pct": 0.95, "num_classes": 10},
+}
+TINY_VIT = {
+    "architectures": ["ViTModel"],
+    "model_type": "vit",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TINY_PREPROCESSING = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 32, "width": 32},
+    "resample": 3,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A script that has run: its exit code and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def verdict(self) -> str:
+        return self.stdout.splitlines()[-1] if self.stdout else ""
+
+
+Runner = Callable[..., Finished]
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Runner:
+    """Run a script of the project in a folder of the test, without a network and on one thread."""
+
+    def run(script: str, *arguments: object, env: dict[str, str] | None = None, cwd: Path = tmp_path) -> Finished:
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def save_timm(folder: Path, config: dict[str, Any] = TINY_TIMM, seed: int = 0) -> Path:
+    """A snapshot folder as the hubs have it, of a small timm model with random weights."""
+    import timm
+    from safetensors.torch import save_file
+
+    import weights
+
+    model = weights.build_on_meta(lambda: timm.create_model(config["architecture"], num_classes=config["num_classes"]))
+    folder.mkdir(parents=True)
+    save_file(weights.random_state(model, seed), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def save_transformers(folder: Path, config: dict[str, Any] = TINY_VIT, seed: int = 0, pooler: bool = False) -> Path:
+    """A snapshot folder of a small transformers ViT, saved by transformers itself."""
+    import torch
+    from transformers import AutoConfig, ViTModel
+
+    torch.manual_seed(seed)
+    model_type = config["model_type"]
+    options = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    ViTModel(AutoConfig.for_model(model_type, **options), add_pooling_layer=pooler).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(TINY_PREPROCESSING))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_timm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_timm(tmp_path_factory.mktemp("checkpoints") / "tiny_timm")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_transformers(tmp_path_factory.mktemp("checkpoints") / "tiny_vit")
+
+
+@pytest.fixture(scope="session")
+def coffee() -> Path:
+    """A real photo of a cup of espresso."""
+    import skimage
+
+    return Path(skimage.__file__).parent / "data" / "coffee.png"

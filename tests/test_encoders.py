@@ -1,0 +1,302 @@
+"""Encoders: built without weights, loaded without a copy, equal to the conventionally built model, strict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import TINY_VIT, save_transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import ViTModel
+
+import encoders
+import weights
+from options import UserError
+
+# Their rotary tables, relative indices and attention bias indices are buffers that no checkpoint holds.
+BUFFERED = (
+    "eva02_tiny_patch14_224",
+    "hiera_tiny_224",
+    "swin_tiny_patch4_window7_224",
+    "beit_base_patch16_224",
+    "levit_128s",
+)
+
+
+def load(model: object, weights_path: object = None, seed: int = 0) -> encoders.Encoder:
+    return encoders.load_encoder(str(model), None if weights_path is None else str(weights_path), None, None, seed)
+
+
+def photo(size: tuple[int, int] = (300, 200)) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.mark.parametrize("architecture", BUFFERED)
+def test_equals_the_conventionally_built_model(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conventional = timm.create_model(architecture).eval().requires_grad_(False)  # with autograd, linear rounds apart
+    save_file({k: v.clone() for k, v in conventional.state_dict().items()}, tmp_path / "model.safetensors")
+
+    encoder = load(f"timm/{architecture}", tmp_path / "model.safetensors")
+    pixel_values = encoder.preprocess(photo()).unsqueeze(0)
+    with torch.inference_mode():
+        expected = conventional(pixel_values)
+        torch.testing.assert_close(
+            encoder.module(pixel_values)[0], expected, rtol=1e-5, atol=1e-5 * float(expected.max())
+        )
+        for (
+            parameter
+        ) in encoder.module.parameters():  # mapped weights are aligned differently: other kernels, other bits
+            parameter.data = parameter.data.clone()
+        assert torch.equal(encoder.module(pixel_values)[0], expected)
+
+
+def test_building_allocates_no_parameter() -> None:
+    model = weights.build_on_meta(lambda: timm.create_model("test_vit"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(parameter.is_meta for parameter in timm.create_model("test_vit").parameters())
+
+
+def test_weights_stay_the_mapped_file(tiny_timm: Path) -> None:
+    """The parameters lie where the kernel has mapped the checkpoint: there is no second copy of them."""
+    module = load(tiny_timm).module
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "tiny_timm" in line]
+    ranges = [tuple(int(end, 16) for end in fields[0].split("-")) for fields in maps]
+    for name, parameter in module.named_parameters():
+        assert any(low <= parameter.data_ptr() < high for low, high in ranges), name
+
+
+def test_timm_folder_by_its_config(tiny_timm: Path) -> None:
+    encoder = load(tiny_timm)
+    embedding, hidden_state = encoder.module(encoder.preprocess(photo()).unsqueeze(0))
+    assert (encoder.library, encoder.architecture) == ("timm", "test_vit")
+    assert embedding.shape == (1, 10)
+    assert hidden_state.shape[:1] + hidden_state.shape[2:] == (1, 64)
+    assert encoder.weights_source == "tiny_timm"
+
+
+def test_transformers_folder_by_its_config(tiny_vit: Path) -> None:
+    encoder = load(tiny_vit)
+    pixel_values = encoder.preprocess(photo()).unsqueeze(0)
+    embedding, hidden_state = encoder.module(pixel_values)
+    expected = ViTModel.from_pretrained(tiny_vit, add_pooling_layer=False)(pixel_values).last_hidden_state
+    assert (encoder.library, encoder.architecture) == ("transformers", "ViTModel")
+    assert torch.equal(hidden_state, expected)
+    assert torch.equal(embedding, expected[:, 0])
+    assert encoder.preprocessing["source"] == "preprocessor_config.json"
+
+
+def test_a_trained_pooler_is_the_embedding_and_a_missing_one_is_not_built(tmp_path: Path) -> None:
+    with_pooler = load(save_transformers(tmp_path / "with", pooler=True))
+    without = load(save_transformers(tmp_path / "without", pooler=False))
+    pixel_values = without.preprocess(photo()).unsqueeze(0)
+    assert any("pooler" in name for name, _ in with_pooler.module.named_parameters())
+    assert not any("pooler" in name for name, _ in without.module.named_parameters())
+    embedding, hidden_state = with_pooler.module(pixel_values)
+    assert not torch.equal(embedding, hidden_state[:, 0])
+
+
+def test_a_task_head_is_left_out_and_counted(tmp_path: Path) -> None:
+    """A classifier's checkpoint holds the encoder under a prefix, and a head that is no part of it."""
+    from transformers import AutoConfig, ViTForImageClassification
+
+    options = {key: value for key, value in TINY_VIT.items() if key not in ("model_type", "architectures")}
+    ViTForImageClassification(AutoConfig.for_model("vit", **options)).save_pretrained(tmp_path)
+    encoder = load(tmp_path)
+    assert sorted(encoder.loading.left_out) == ["classifier.bias", "classifier.weight"]
+    assert encoder.loading.unexpected == []
+
+
+def test_default_preprocessing_is_named(tmp_path: Path) -> None:
+    folder = save_transformers(tmp_path / "bare")
+    (folder / "preprocessor_config.json").unlink()
+    encoder = load(folder)
+    assert encoder.preprocessing["source"] == encoders.DEFAULT_PREPROCESSING
+    assert encoder.preprocess(photo()).shape == (3, 32, 32)
+
+
+def test_half_precision_checkpoint_runs_in_float32(tmp_path: Path, tiny_timm: Path) -> None:
+    shutil.copytree(tiny_timm, tmp_path / "half")
+    state = {key: value.half() for key, value in load_file(tiny_timm / "model.safetensors").items()}
+    save_file(state, tmp_path / "half" / "model.safetensors")
+    assert {p.dtype for p in load(tmp_path / "half").module.parameters()} == {torch.float32}
+
+
+def test_shards_equal_the_single_file(tmp_path: Path, tiny_vit: Path) -> None:
+    folder = tmp_path / "sharded"
+    ViTModel.from_pretrained(tiny_vit, add_pooling_layer=False).save_pretrained(folder, max_shard_size="20KB")
+    shutil.copy(tiny_vit / "preprocessor_config.json", folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    pixel_values = load(tiny_vit).preprocess(photo()).unsqueeze(0)
+    assert torch.equal(load(folder).module(pixel_values)[1], load(tiny_vit).module(pixel_values)[1])
+
+
+def test_carried_reference_needs_no_hub() -> None:
+    """The architecture and preprocessing of Web-SSL MAE ViT-H come with the code; only its shape is built here."""
+    from transformers import AutoConfig, AutoModel
+
+    config = dict(encoders.CARRIED_CONFIGS["facebook/webssl-mae700m-full2b-224"])
+    model = weights.build_on_meta(
+        lambda: AutoModel.from_config(AutoConfig.for_model(**config), add_pooling_layer=False)
+    )
+    assert sum(parameter.numel() for parameter in model.parameters()) == 630_764_800
+
+
+# ------------------------------------------------------------------------------------------------ random weights
+def test_random_weights_follow_the_seed_only() -> None:
+    first, again, other = (load("timm/test_vit", "random", seed) for seed in (0, 0, 1))
+    pixel_values = first.preprocess(photo()).unsqueeze(0)
+    assert torch.equal(first.module(pixel_values)[0], again.module(pixel_values)[0])
+    assert not torch.equal(first.module(pixel_values)[0], other.module(pixel_values)[0])
+    assert first.weights_sha256() == again.weights_sha256() != other.weights_sha256()
+
+
+@pytest.mark.parametrize("operator", ["gelu", "layer_norm", "scaled_dot_product_attention", "linear", "conv2d"])
+@pytest.mark.parametrize("model", ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_reg4_dinov2"])
+def test_random_weights_exercise_every_operator(model: str, operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeroing one kind of operator, in one call of the middle, moves the embedding by more than 1 %."""
+    encoder = load(model, "random")
+    pixel_values = encoder.preprocess(photo()).unsqueeze(0)
+    whole = embed_with_one_zeroed(encoder, pixel_values, operator, zeroed=None)
+    calls = whole[1]
+    damaged = embed_with_one_zeroed(encoder, pixel_values, operator, zeroed=calls // 2)
+    assert calls > 0
+    assert (damaged[0] - whole[0]).norm() > 0.01 * whole[0].norm()
+
+
+def embed_with_one_zeroed(
+    encoder: encoders.Encoder, pixel_values: torch.Tensor, operator: str, zeroed: int | None
+) -> tuple[torch.Tensor, int]:
+    """The embedding with one call of an operator zeroed, and how many calls there were."""
+    calls = 0
+
+    class Zero(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal calls
+            output = function(*args, **(kwargs or {}))
+            if getattr(function, "__name__", "") == operator:
+                output = output * 0 if calls == zeroed else output
+                calls += 1
+            return output
+
+    with torch.inference_mode(), Zero():
+        embedding = encoder.module(pixel_values)[0]
+    return embedding, calls
+
+
+# -------------------------------------------------------------------------------------------------- ways to be wrong
+def corrupt(folder: Path, target: Path, change: str) -> Path:
+    """A copy of a checkpoint with one thing wrong."""
+    shutil.copytree(folder, target)
+    file = target / "model.safetensors"
+    state = load_file(file)
+    name = next(key for key in state if key.endswith("weight"))
+    if change == "missing key":
+        del state[name]
+    elif change == "unexpected key":
+        state["surplus.weight"] = torch.zeros(2)
+    elif change == "misshapen key":
+        state[name] = torch.zeros(3, 3)
+    save_file({key: value.clone() for key, value in state.items()}, target / "whole", metadata={"format": "pt"})
+    content = (target / "whole").read_bytes()
+    (target / "whole").unlink()
+    file.unlink()
+    if change == "truncated":
+        content = content[: len(content) // 2]
+    elif change == "pickle":
+        content = b"\x80\x04\x95" + bytes(100)
+    file.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("missing key", "missing: "),
+        ("unexpected key", "unexpected: surplus.weight"),
+        ("misshapen key", "[3, 3]"),
+        ("truncated", "no whole safetensors file"),
+        ("pickle", "no whole safetensors file"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    library: str, change: str, named: str, tiny_timm: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    folder = corrupt(tiny_timm if library == "timm" else tiny_vit, tmp_path / "wrong", change)
+    with pytest.raises(UserError) as caught:
+        load(folder)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_model_name_their_keys(tiny_vit: Path) -> None:
+    with pytest.raises(UserError, match=r"missing: .*unexpected: "):
+        load("timm/test_vit", tiny_vit / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "weights_path", "named"),
+    [
+        ("nosuch", None, "neither a folder"),
+        ("timm/nosuch", "random", "Unknown model"),
+        ("./nosuch/folder", None, "neither a folder"),
+        ("timm/test_vit", "nosuch.safetensors", "no such file"),
+        ("timm/test_vit", __file__, "never a pickle"),
+        ("demo", "model.safetensors", "name the model"),
+    ],
+)
+def test_unknown_models_and_weights(model: str, weights_path: str | None, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        load(model, weights_path)
+
+
+def test_folder_of_another_architecture_is_refused(tiny_timm: Path) -> None:
+    with pytest.raises(UserError, match="not the test_vit2 that --model names"):
+        load("timm/test_vit2", tiny_timm)
+
+
+def test_bare_weights_of_an_unknown_transformers_model_ask_for_its_config(tmp_path: Path, tiny_vit: Path) -> None:
+    shutil.copy(tiny_vit / "model.safetensors", tmp_path)
+    with pytest.raises(UserError, match=r"config\.json"):
+        load("someone/unknown", tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"model_type": "nosuch"}', '{"architecture": "nosuch"}'])
+def test_unusable_config(config: str, tmp_path: Path, tiny_timm: Path) -> None:
+    shutil.copytree(tiny_timm, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(config)
+    with pytest.raises(UserError):
+        load(tmp_path / "model")
+
+
+def test_index_may_not_leave_its_folder(tmp_path: Path, tiny_vit: Path) -> None:
+    shutil.copytree(tiny_vit, tmp_path / "model")
+    index = {"weight_map": {"a": "../outside.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="outside"):
+        load(tmp_path / "model")
+
+
+def test_a_text_model_is_no_vision_encoder(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    BertModel(
+        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no vision encoder"):
+        load(tmp_path)
+
+
+def test_only_the_library_that_is_needed_is_imported(run_script, tiny_timm: Path) -> None:  # type: ignore[no-untyped-def]
+    finished = run_script("inference.py", "--model", tiny_timm, "--device", "cpu", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert finished.code == 0
+    assert " timm\n" in finished.stderr
+    assert not any(line.endswith((" transformers", " modelscope")) for line in finished.stderr.splitlines())
