@@ -30,6 +30,7 @@ exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
 """
 DEFAULT_LOGS = ("logs/accuracy.log", "logs/benchmark.log")
 OUTPUTS = ("embedding", "hidden_state")
+WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
 KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
 RELATIVE_TOLERANCE = 1e-9  # of figures that are computed again from the same float64 numbers
 ABSOLUTE_TOLERANCE = 1e-12  # likewise, where they cancel
@@ -168,10 +169,11 @@ def text_lines(file: io.BufferedReader) -> Iterable[bytes]:
 
 
 def print_table(checks: Sequence[Check]) -> None:
-    """One line a check, in at most 100 columns for ordinary values."""
+    """One line a check, in at most 100 columns unless a name, value or bound is unusually long."""
     rows = [(printable(c.name), printable(c.value), printable(c.bound), str(c.verdict)) for c in checks]
-    widths = [max(len(row[column]) for row in [("check", "value", "bound"), *rows]) for column in range(3)]
-    for name, value, bound, verdict in [("check", "value", "bound", "verdict"), *rows]:
+    rows.insert(0, ("check", "value", "bound", "verdict"))
+    widths = [max(len(row[column]) for row in rows if len(row[column]) <= WIDEST) for column in range(3)]
+    for name, value, bound, verdict in rows:
         print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {bound:<{widths[2]}}  {verdict}".rstrip())
 
 
@@ -216,6 +218,10 @@ def equal(found: float | None, expected: float | None) -> bool:
     if found is None or expected is None:
         return found is expected
     return math.isclose(found, expected, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+
+
+def at_most(fraction: float) -> str:
+    return f"<= {fraction * 100:g}%"
 
 
 # ------------------------------------------------------------------------------------------------------- judging
@@ -307,7 +313,7 @@ def check_common_facts(group: Sequence[Run]) -> Check:
                 different.append(f"{key} differs: {' / '.join(str(value)[:24] for value in values)}")
     if different:
         return Check("same setting", "; ".join(different), "equal in all runs", Verdict.CANNOT_JUDGE)
-    return Check("same setting", "code, versions, device, preprocessing", "equal in all runs", Verdict.PASS)
+    return Check("same setting", "code, versions, device", "equal in all runs", Verdict.PASS)
 
 
 def check_setting(run: Run, gates: Gates) -> Iterator[Check]:
@@ -378,7 +384,7 @@ def check_accuracy(run: Run, output: str, threshold: float) -> Iterator[Check]:
     for metric in summaries.GATED_METRICS:
         value = worst[metric]
         verdict = passed(value is not None and 0 <= value <= threshold)
-        yield Check(f"{output} {metric}", percent(value), f"<= {percent(threshold)}", verdict)
+        yield Check(f"{output} {metric}", percent(value), at_most(threshold), verdict)
 
     stated = text(accuracy, "result")
     result = "PASS" if summaries.is_within(worst, int(nonfinite), number(accuracy, "threshold")) else "FAIL"
@@ -476,7 +482,7 @@ def check_timed_output(run: Run, row: Record) -> Iterator[Check]:
     error, nonfinite = number_or_none(row, "output_relative_l2"), number(row, "nonfinite")
     bound = output_tolerance(run)
     verdict = passed(nonfinite == 0 and error is not None and 0 <= error <= bound)
-    yield Check(f"{name} output_relative_l2", percent(error), f"<= {percent(bound)}, all finite", verdict)
+    yield Check(f"{name} output_relative_l2", percent(error), at_most(bound), verdict)
 
 
 def output_tolerance(run: Run) -> float:
@@ -521,7 +527,7 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
         size = math.hypot(*expected)
         verdict = passed(size > 0 and difference <= bound * size)
         shown = percent(difference / size) if size > 0 else "zero embedding"
-        yield Check(name, f"within {shown}", f"<= {percent(bound)}", verdict)
+        yield Check(name, f"within {shown}", at_most(bound), verdict)
 
 
 if __name__ == "__main__":

@@ -338,7 +338,7 @@ def _load_transformers(model: str, checkpoint: Checkpoint, seed: int) -> Encoder
         architecture=type(built).__name__,
         module=TransformersModule(built),
         preprocess=lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
-        preprocessing={"source": preprocessing, "processor": type(processor).__name__, **settings},
+        preprocessing={"source": preprocessing, "backend": "torchvision", **settings},
         weights_source=source,
         weights_sha256=sha256,
         loading=report,
@@ -441,5 +441,5 @@ def _image_processor(folder: Path) -> Any:
 
 
 def _is_setting(key: str, value: Any) -> bool:
-    plain = isinstance(value, (bool, int, float, str, list, tuple, dict))
+    plain = type(value) in (bool, int, float, str, list, tuple, dict)
     return plain and not key.startswith("_") and key != "image_processor_type"

@@ -187,7 +187,7 @@ def test_nan_and_infinity_are_counted(case: str) -> None:
     assert compare(reference, candidate)["nonfinite"] == count
 
 
-@pytest.mark.parametrize("metric", ["relative_error", "relative_l2", "nmse", "cosine_similarity", "one_minus_cosine"])
+@pytest.mark.parametrize("metric", [*summaries.ERROR_METRICS, "cosine_similarity", "sqnr_db"])
 @pytest.mark.parametrize("case", NOT_FINITE)
 def test_nan_and_infinity_are_never_equal_to_anything(case: str, metric: str) -> None:
     reference, candidate, _ = NOT_FINITE[case]

@@ -79,7 +79,7 @@ class DeviceProperties:
     total_memory: int  # bytes
     cube_core_num: int = 24
     vector_core_num: int = 48
-    L2_cache_size: int = 192 * MIB  # noqa: N815  (torch_npu's name)
+    L2_cache_size: int = 192 * MIB
 
 
 def get_device_properties(device: DeviceLike = None) -> DeviceProperties:

@@ -1,0 +1,65 @@
+"""Edits of logs, for tests of the checker: records in, a log out that is whole again or not."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MARKER = "@record "
+Records = list[dict[str, Any]]
+Edit = Callable[[Records], None]
+
+
+def read_records(path: Path) -> Records:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line.partition(MARKER)[2]) for line in lines if MARKER in line]
+
+
+def write_records(path: Path, records: Records) -> None:
+    path.write_text("".join(f"{MARKER}{json.dumps(record, separators=(',', ':'))}\n" for record in records))
+
+
+def sign(records: Records) -> Records:
+    """The records of one run, numbered and with a run_end that fits them, as somebody who knows the format would."""
+    body = [record for record in copy.deepcopy(records) if record["event"] != "run_end"]
+    end = {"run": body[0]["run"], "event": "run_end", "status": "complete"}
+    for seq, record in enumerate(body):
+        record["seq"] = seq
+    texts = [json.dumps(record, separators=(",", ":")) for record in body]
+    digest = hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()
+    return [*body, {**end, "seq": len(body), "records": len(body), "records_sha256": digest}]
+
+
+def edited(path: Path, target: Path, edit: Edit, signed: bool = True) -> Path:
+    """A copy of the log at `path` after `edit`, made whole again where `signed`."""
+    records = read_records(path)
+    edit(records)
+    write_records(target, sign(records) if signed else records)
+    return target
+
+
+def find(records: Records, event: str, **fields: Any) -> dict[str, Any]:
+    """The first record of this event with these fields."""
+    for record in records:
+        if record["event"] == event and all(record.get(key) == value for key, value in fields.items()):
+            return record
+    raise AssertionError(f"no {event} record with {fields}")
+
+
+def change(event: str, key: str, value: Any, **fields: Any) -> Edit:
+    """An edit that gives one field of one record another value; a callable computes it from the old one."""
+
+    def edit(records: Records) -> None:
+        record = find(records, event, **fields)
+        record[key] = value(record[key]) if callable(value) else value
+
+    return edit
+
+
+def drop(event: str, **fields: Any) -> Edit:
+    """An edit that removes one record."""
+    return lambda records: records.remove(find(records, event, **fields))

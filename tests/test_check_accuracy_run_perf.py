@@ -1,0 +1,482 @@
+"""The checker: a table of ways to be wrong, none of which passes, against one good pair of logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PERF_QUICK, ROOT, Finished, Runner
+
+import check_accuracy_run_perf as checker
+from logs import Edit, Records, change, drop, edited, find, read_records, sign, write_records
+
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="session")
+def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
+    """A folder with the logs of a good accuracy and a good perf run of one tiny model on the CPU."""
+    import accuracy_run
+    import accuracy_run_perf
+
+    folder = tmp_path_factory.mktemp("evidence")
+    common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
+    assert accuracy_run.main([*common, "--samples", "2"]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Check:
+    """Run the checker in this process: its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = checker.main([str(argument) for argument in arguments])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def failing(output: str) -> list[str]:
+    """The table's rows that did not pass."""
+    rows = output.splitlines()[1:-1]
+    return [row for row in rows if row.endswith(("FAIL", "CANNOT JUDGE"))]
+
+
+def test_good_evidence_passes(check: Check, evidence: Path) -> None:
+    code, output = check(evidence / "accuracy.log", evidence / "benchmark.log")
+    assert code == 0, output
+    assert output.splitlines()[-1] == "OVERALL: PASS"
+    assert "says nothing about an NPU" in output.splitlines()[-2]
+
+
+def test_the_table_fits_a_terminal(check: Check, evidence: Path) -> None:
+    _, output = check(evidence / "accuracy.log", evidence / "benchmark.log")
+    assert max(map(len, output.splitlines())) <= 100
+
+
+# ------------------------------------------------------------------------------- edits that were signed again
+METRIC_EDITS = [
+    (change("accuracy", "relative_error", 1e-9, output="embedding"), "worst of samples"),
+    (change("accuracy", "relative_error", None, output="embedding"), "worst of samples"),
+    (change("accuracy", "cosine_similarity", 1.000058, output="embedding"), "worst of samples"),
+    (change("accuracy", "result", "FAIL", output="hidden_state"), "result in the log"),
+    (change("accuracy", "reference", "float32", output="embedding"), "reference"),
+    (change("accuracy", "samples", 3, output="embedding"), "samples"),
+    (change("sample", "relative_l2", None, output="embedding"), "relative_l2"),
+    (change("sample", "relative_l2", 0.5, output="embedding"), "formulas"),
+    (change("sample", "nmse", -1e-12, output="embedding"), "formulas"),
+    (change("sample", "cosine_similarity", 1.000058, output="embedding"), "formulas"),
+    (change("sample", "cosine_similarity", 0.99, output="embedding"), "formulas"),
+    (change("sample", "sqnr_db", 300.0, output="embedding"), "formulas"),
+    (change("sample", "top5_match", 2, output="embedding"), "formulas"),
+    (change("sample", "max_abs_error", 0.0, output="embedding"), "formulas"),
+    (change("sample", "nonfinite", 1, output="hidden_state"), "NaN or infinite"),
+    (change("sample", "device", "npu:0", output="hidden_state"), "computed on"),
+    (change("sample", "dtype", "float16", output="hidden_state"), "computed on"),
+    (drop("sample", output="embedding", image="grace_hopper.jpg crop 1"), "samples"),
+]
+PERF_EDITS = [
+    (change("perf", "avg_latency_ms", 0.001, batch_size=1), "summary"),
+    (change("perf", "min_latency_ms", 0.001, batch_size=1), "summary"),
+    (change("perf", "p50_latency_ms", None, batch_size=1), "summary"),
+    (change("perf", "p95_latency_ms", 1.0, batch_size=1), "summary"),
+    (change("perf", "throughput_ips", 1e6, batch_size=2), "summary"),
+    (change("perf", "n", 1000, batch_size=2), "summary"),
+    (change("perf", "status", "oom", batch_size=2), "status"),
+    (change("perf", "status", "error", batch_size=1), "status"),
+    (change("perf", "output_relative_l2", None, batch_size=2), "output_relative_l2"),
+    (change("perf", "output_relative_l2", 0.02, batch_size=2), "output_relative_l2"),
+    (change("perf", "output_relative_l2", -1, batch_size=2), "output_relative_l2"),
+    (change("perf", "nonfinite", 5, batch_size=2), "output_relative_l2"),
+    (change("perf", "device", "npu:0", batch_size=1), "computed on"),
+    (change("perf", "fingerprint", [0.0] * 9, batch_size=1), "same embedding"),
+    (change("perf", "fingerprint", lambda old: [value * 1.02 for value in old], batch_size=2), "same embedding"),
+    (change("perf", "fingerprint", lambda old: old[:3], batch_size=2), "same embedding"),
+    (change("latencies", "samples_ms", [0.001] * 5, **{"batch_size": 1, "pass": "latency"}), "summary"),
+    (change("latencies", "calls", lambda old: old + 1, **{"batch_size": 1, "pass": "throughput"}), "summary"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "named"), METRIC_EDITS)
+def test_a_signed_edit_of_the_accuracy_log_fails(
+    edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 1, output
+    assert any(named in row for row in failing(output)), output
+
+
+@pytest.mark.parametrize(("edit", "named"), PERF_EDITS)
+def test_a_signed_edit_of_the_perf_log_fails(
+    edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 1, output
+    assert any(named in row for row in failing(output)), output
+
+
+def over_the_threshold(records: Records) -> None:
+    """A consistent log of an honest failure: every figure follows from an error of 2 %."""
+    error = 0.02
+    fields = {
+        "relative_error": error,
+        "relative_l2": error,
+        "nmse": error**2,
+        "sqnr_db": -10 * math.log10(error**2),
+        "one_minus_cosine": error**2 / 2,
+        "cosine_similarity": 1 - error**2 / 2,
+    }
+    for record in records:
+        if record["event"] in ("sample", "accuracy") and record["output"] == "embedding":
+            record.update(fields)
+    find(records, "accuracy", output="embedding")["result"] = "FAIL"
+
+
+def test_an_error_over_the_threshold_fails_and_another_threshold_passes_it(
+    check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", over_the_threshold)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 1
+    assert [row.split()[:2] for row in failing(output)] == [
+        ["embedding", "relative_error"],
+        ["embedding", "relative_l2"],
+    ]
+    assert check(log, evidence / "benchmark.log", "--threshold", "3")[0] == 0
+
+
+def test_the_checkers_threshold_counts_and_not_the_logs(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def lenient(records: Records) -> None:
+        over_the_threshold(records)
+        find(records, "accuracy", output="embedding").update(threshold=0.5, result="PASS")
+
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", lenient)
+    assert check(log, evidence / "benchmark.log")[0] == 1
+
+
+# ------------------------------------------------------------------- evidence that is incomplete or of two things
+OTHER_THINGS = [
+    change("model", "weights_sha256", "0" * 64),
+    change("model", "weights_sha256", None),
+    change("model", "dtype", "float16"),
+    change("model", "dtype", "int8"),
+    change("model", "preprocess", {"source": "other"}),
+    change("model", "missing_keys", "none"),
+    change("model", "weights_source", "random"),
+    change("env", "device_name", "another machine"),
+    change("env", "torch", "1.0"),
+    change("env", "timm", None),
+    change("env", "device", "npu:0"),
+    change("run_start", "code_sha256", "0" * 64),
+    change("run_start", "format", 99),
+    change("run_start", "script", "other.py"),
+    drop("env"),
+    drop("model"),
+]
+PERF_GAPS = [
+    drop("perf", batch_size=2),
+    drop("perf", batch_size=1),
+    drop("latencies", batch_size=2),
+    change("run_start", "batch_sizes", [1, 2, 16]),
+    change("run_start", "batch_sizes", [2]),
+    change("run_start", "batch_sizes", []),
+    change("perf", "batch_size", 4, batch_size=2),
+    change("perf", "avg_latency_ms", "fast", batch_size=1),
+    change("perf", "avg_latency_ms", True, batch_size=1),
+    change("perf", "image_sha256", "0" * 64, batch_size=1),
+    change("latencies", "samples_ms", [], **{"batch_size": 1, "pass": "latency"}),
+    change("latencies", "samples_ms", [-1.0] * 5, **{"batch_size": 1, "pass": "latency"}),
+    change("latencies", "samples_ms", None, **{"batch_size": 1, "pass": "latency"}),
+]
+
+
+@pytest.mark.parametrize("edit", [*OTHER_THINGS, *PERF_GAPS])
+def test_evidence_with_a_gap_or_of_another_thing_cannot_be_judged(
+    edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 2, output
+    assert output.splitlines()[-1] == "OVERALL: CANNOT JUDGE"
+
+
+def test_weights_on_another_device_than_the_outputs_fail(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = change("env", "parameters_device", "npu:0")
+    logs = [edited(evidence / name, tmp_path / name, edit) for name in ("accuracy.log", "benchmark.log")]
+    assert check(*logs)[0] == 1
+
+
+def test_missing_weights_fail(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", change("model", "missing_keys", 2))
+    assert check(log, evidence / "benchmark.log")[0] == 1
+
+
+def test_another_models_perf_log_cannot_be_judged(check: Check, evidence: Path, tmp_path: Path, tiny_vit: Path) -> None:
+    import accuracy_run_perf
+
+    other = ["--model", str(tiny_vit), "--device", "cpu", "--log-dir", str(tmp_path)]
+    assert accuracy_run_perf.main([*other, *PERF_QUICK]) == 0
+    code, output = check(evidence / "accuracy.log", tmp_path / "benchmark.log")
+    assert code == 2
+    assert any("perf run" in row for row in failing(output))
+
+
+# ------------------------------------------------------------------------------------- edits that were not signed
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("sample", "relative_error", lambda old: old * 1.0001),
+        drop("sample"),
+        drop("run_end"),
+        drop("run_start"),
+        lambda records: records.reverse(),
+        lambda records: records.insert(3, dict(records[3])),
+        change("run_end", "status", "error"),
+        change("run_end", "records", 5),
+        change("run_end", "records_sha256", "0" * 64),
+    ],
+)
+def test_an_edit_is_noticed(edit: Edit, check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit, signed=False)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 2, output
+
+
+def test_one_changed_digit_in_the_text_is_noticed(check: Check, evidence: Path, tmp_path: Path) -> None:
+    text = (evidence / "benchmark.log").read_text()
+    start = text.index('"avg_latency_ms":') + len('"avg_latency_ms":')
+    digit = "1" if text[start] != "1" else "2"
+    (tmp_path / "benchmark.log").write_text(text[:start] + digit + text[start + 1 :])
+    assert check(evidence / "accuracy.log", tmp_path / "benchmark.log")[0] == 2
+
+
+def test_every_truncation_of_a_log_cannot_be_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
+    content = (evidence / "accuracy.log").read_bytes()
+    for end in range(0, len(content) - 1, len(content) // 40):
+        (tmp_path / "accuracy.log").write_bytes(content[:end])
+        assert check(tmp_path / "accuracy.log", evidence / "benchmark.log")[0] == 2, end
+
+
+# ----------------------------------------------------------------------------------------- the same meaning otherwise
+def rewritten(name: str, text: str) -> bytes:
+    lines = text.splitlines()
+    return {
+        "crlf": "\r\n".join(lines).encode(),
+        "bom": b"\xef\xbb\xbf" + text.encode(),
+        "utf-16": text.encode("utf-16"),
+        "progress bar": "\n".join(f"100%|####| 8/8 [00:01<00:00]\r{line}" for line in lines).encode(),
+        "noise": b"\xff\xfe\x00noise\n".join(line.encode() + b"\n" for line in lines).replace(b"\xff\xfe", b"\xff"),
+        "no last newline": text.rstrip().encode(),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["crlf", "bom", "utf-16", "progress bar", "noise", "no last newline"])
+def test_the_same_records_in_another_dress_pass(name: str, check: Check, evidence: Path, tmp_path: Path) -> None:
+    logs = []
+    for log in ("accuracy.log", "benchmark.log"):
+        (tmp_path / log).write_bytes(rewritten(name, (evidence / log).read_text()))
+        logs.append(tmp_path / log)
+    code, output = check(*logs)
+    assert code == 0, output
+
+
+def test_runs_in_one_file_are_judged_together_and_the_worst_counts(
+    check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    good = [read_records(evidence / name) for name in ("accuracy.log", "benchmark.log")]
+    log = tmp_path / "log.txt"
+    write_records(log, [record for run in good for record in run])
+    assert check(log)[0] == 0
+
+    edited(evidence / "accuracy.log", tmp_path / "bad.log", over_the_threshold)
+    bad = [{**record, "run": "0" * 16} for record in read_records(tmp_path / "bad.log")]
+    for order in ([good[0], sign(bad), good[1]], [sign(bad), *good]):
+        write_records(log, [record for run in order for record in run])
+        assert check(log)[0] == 1
+
+
+def test_two_groups_are_told_apart(check: Check, evidence: Path, tmp_path: Path) -> None:
+    """Evidence of a second model passes beside the first only when it is complete too."""
+    logs = [evidence / "accuracy.log", evidence / "benchmark.log"]
+    other = []
+    for log in logs:
+        records = read_records(log)
+        find(records, "model")["weights_sha256"] = "1" * 64
+        write_records(tmp_path / log.name, sign([{**record, "run": f"2{record['run'][1:]}"} for record in records]))
+        other.append(tmp_path / log.name)
+    assert check(*logs, *other)[0] == 0
+    assert check(*logs, other[0])[0] == 2
+
+
+# ------------------------------------------------------------------------------------------------ gates and devices
+def as_device(source: Path, target: Path, **env: object) -> Path:
+    """The log as if it had been made on another device."""
+
+    def edit(records: Records) -> None:
+        record = find(records, "env")
+        record.update(env, parameters_device=env["device"])
+        for other in records:
+            if other["event"] in ("sample", "perf"):
+                other["device"] = env["device"]
+
+    return edited(source, target, edit)
+
+
+NPU = {
+    "device": "npu:0",
+    "device_name": "Ascend910B2",
+    "simulated": False,
+    "torch_npu": "2.9.0",
+    "cann": "8.5.1",
+}
+
+
+def on_npu(evidence: Path, folder: Path, **changes: object) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    names = ("accuracy.log", "benchmark.log")
+    return [as_device(evidence / name, folder / name, **{**NPU, **changes}) for name in names]
+
+
+def test_npu_evidence_passes_where_an_npu_is_required(check: Check, evidence: Path, tmp_path: Path) -> None:
+    code, output = check(*on_npu(evidence, tmp_path), "--require-device", "npu")
+    assert code == 0, output
+    assert "nothing about" not in output
+
+
+def test_cpu_evidence_fails_where_an_npu_is_required(check: Check, evidence: Path) -> None:
+    code, output = check(evidence / "accuracy.log", evidence / "benchmark.log", "--require-device", "npu")
+    assert code == 1
+    assert any("device" in row for row in failing(output))
+
+
+@pytest.mark.parametrize("changes", [{"cann": None}, {"torch_npu": None}, {"device_name": None}])
+def test_npu_evidence_names_its_software(
+    changes: dict[str, object], check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    assert check(*on_npu(evidence, tmp_path, **changes))[0] == 2
+
+
+@pytest.mark.parametrize("key", ["cann", "torch_npu", "device_name"])
+def test_npu_evidence_of_two_installations_cannot_be_judged(
+    key: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    accuracy, _ = on_npu(evidence, tmp_path / "one")
+    _, perf = on_npu(evidence, tmp_path / "two", **{key: "other"})
+    assert check(accuracy, perf)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"simulated": True},
+        {"device_name": "Ascend910B-SIM"},
+        {"torch_npu": "0.0.0+simulated"},
+        {"simulated": None},
+    ],
+)
+def test_a_simulated_npu_is_named_right_before_the_verdict(
+    changes: dict[str, object], check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    code, output = check(*on_npu(evidence, tmp_path, **changes))
+    assert code == 0
+    assert "simulated" in output.splitlines()[-2]
+
+
+def test_random_weights_are_judged_only_on_request(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = change("model", "weights_source", "random")
+    logs = [edited(evidence / name, tmp_path / name, edit) for name in ("accuracy.log", "benchmark.log")]
+    code, output = check(*logs)
+    assert code == 2
+    assert "random weights" in output
+    assert check(*logs, "--allow-random-weights")[0] == 0
+
+
+def test_throughput_and_latency_gates(check: Check, evidence: Path) -> None:
+    logs = (evidence / "accuracy.log", evidence / "benchmark.log")
+    perf = read_records(logs[1])
+    best = max(record["throughput_ips"] for record in perf if record["event"] == "perf")
+    latency = find(perf, "perf", batch_size=1)["avg_latency_ms"]
+    assert check(*logs, "--min-throughput", best * 0.99, "--max-latency-ms", latency * 1.01)[0] == 0
+    assert check(*logs, "--min-throughput", best * 1.01)[0] == 1
+    assert check(*logs, "--max-latency-ms", latency * 0.99)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("speedup", "code"),
+    [
+        ({}, 0),
+        ({"speedup": 457.44}, 1),
+        ({"baseline_latency_ms": 1.0}, 1),
+        ({"baseline_threads": 0}, 1),
+        ({"baseline_samples_ms": []}, 2),
+        ({"baseline_threads": None}, 2),
+    ],
+)
+def test_a_speedup_follows_from_its_baseline(
+    speedup: dict[str, object], code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def add(records: Records) -> None:
+        latency = find(records, "perf", batch_size=1)["avg_latency_ms"]
+        right = {
+            "speedup": 20.0 / latency,
+            "baseline_latency_ms": 20.0,
+            "baseline_threads": 2,
+            "baseline_samples_ms": [20.0],
+        }
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": "speedup", **right, **speedup})
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", add)
+    assert check(evidence / "accuracy.log", log)[0] == code
+
+
+# --------------------------------------------------------------------------------------------- what can't be read
+@pytest.mark.parametrize("content", [None, b"", b"no records here\n", b"@record {broken\n", bytes(range(256)) * 50])
+def test_logs_that_hold_nothing_cannot_be_judged(
+    content: bytes | None, check: Check, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "accuracy.log"
+    if content is not None:
+        log.write_bytes(content)
+    assert checker.main([str(log), str(evidence / "benchmark.log")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "OVERALL: CANNOT JUDGE"
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_folder_is_no_log(check: Check, tmp_path: Path) -> None:
+    assert check(tmp_path)[0] == 2
+
+
+def test_standard_input_and_default_logs(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
+    content = b"".join((evidence / name).read_bytes() for name in ("accuracy.log", "benchmark.log"))
+    command = [sys.executable, ROOT / "check_accuracy_run_perf.py"]
+    piped = subprocess.run([*command, "-"], input=content, capture_output=True, check=False)
+    assert piped.returncode == 0, piped.stdout
+    assert run_script("check_accuracy_run_perf.py").code == 2
+    shutil.copytree(evidence, tmp_path / "logs")
+    assert run_script("check_accuracy_run_perf.py").code == 0
+
+
+def test_runs_without_torch_and_numpy(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
+    for package in ("torch", "numpy"):
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not in this environment')")
+    arguments = (evidence / "accuracy.log", evidence / "benchmark.log")
+    finished: Finished = run_script("check_accuracy_run_perf.py", *arguments, env={"PYTHONPATH": str(tmp_path)})
+    assert finished.code == 0, finished.stderr
+    assert finished.verdict == "OVERALL: PASS"
+
+
+def test_records_are_one_json_object_a_line(evidence: Path) -> None:
+    for record in read_records(evidence / "accuracy.log") + read_records(evidence / "benchmark.log"):
+        assert json.loads(json.dumps(record, allow_nan=False)) == record
