@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 SCRIPT = "accuracy_run.py"
 EXAMPLES = """examples:
-  python accuracy_run.py --model demo --device cpu               no NPU, no hub: float32 against float64
-  python accuracy_run.py --device npu                            the ViT-giant CLIP, NPU against CPU
-  python accuracy_run.py --model facebook/webssl-mae700m-full2b-224 --device npu --image photos/ --samples 32
+  python accuracy_run.py --model demo                        no NPU, no hub: float32 against float64
+  python accuracy_run.py --device npu                        the ViT-giant CLIP, NPU against CPU
+  python accuracy_run.py --model facebook/webssl-mae700m-full2b-224 --device npu
+  python accuracy_run.py --device npu --image photos/ --samples 32
 """
 OUTPUTS = ("embedding", "hidden_state")
 

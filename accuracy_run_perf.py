@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SCRIPT = "accuracy_run_perf.py"
 EXAMPLES = """examples:
-  python accuracy_run_perf.py --model demo --device cpu          no NPU, no hub
-  python accuracy_run_perf.py --device npu                       the ViT-giant CLIP, batch sizes 1, 4, 8 and 16
+  python accuracy_run_perf.py --model demo                   no NPU, no hub
+  python accuracy_run_perf.py --device npu                   the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
 """
 ROTATION = 4  # different inputs in turn, so that no cache answers for the device

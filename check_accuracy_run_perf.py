@@ -22,7 +22,7 @@ from runlog import Record, Run, UnreadableRecordError, percent, printable, read_
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
-  python check_accuracy_run_perf.py                              logs/accuracy.log and logs/benchmark.log
+  python check_accuracy_run_perf.py                          logs/accuracy.log, logs/benchmark.log
   python check_accuracy_run_perf.py log.txt --require-device npu
   cat accuracy_log.txt perf_log.txt | python check_accuracy_run_perf.py -
 

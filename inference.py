@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SCRIPT = "inference.py"
 EXAMPLES = """examples:
-  python inference.py --model demo                               no NPU, no hub: a first look
-  python inference.py --device npu --image photo.jpg             the ViT-giant CLIP from ModelScope
+  python inference.py --model demo                           no NPU, no hub: a first look
+  python inference.py --device npu --image photo.jpg         the ViT-giant CLIP from ModelScope
   python inference.py --model facebook/webssl-mae700m-full2b-224 --device npu
   python inference.py --model demo --image photos/ --batch-size 8 --output features.safetensors
 """

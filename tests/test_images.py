@@ -169,6 +169,19 @@ def test_no_damage_of_a_file_is_an_error_of_ours(tmp_path: Path, image_format: s
     assert refused > 10
 
 
+@pytest.mark.parametrize(("reason", "told"), [("one\ntwo", "one"), ("", "OSError")])
+def test_a_decoder_that_explains_itself_in_many_lines_or_none_is_told_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, told: str
+) -> None:
+    def fail(path: Path) -> Image.Image:
+        raise OSError(reason)
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError) as caught:
+        Sample("a.jpg", tmp_path / "a.jpg").load()
+    assert str(caught.value) == f"{tmp_path / 'a.jpg'} can't be decoded as an image: {told}"
+
+
 def test_an_image_of_another_image_format_than_its_suffix_is_decoded(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert pixels(path).shape == (6, 8, 3)

@@ -42,9 +42,7 @@ def child_process(command: list[str], **variables: str) -> subprocess.CompletedP
     environ = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS_VARIABLES)}
     path = [str(SIMULATED_NPU)] + [folder for folder in [environ.get("PYTHONPATH")] if folder]
     environ |= {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"} | variables
-    return subprocess.run(
-        [sys.executable, *command], env=environ, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, *command], env=environ, capture_output=True, text=True, timeout=120)
 
 
 @functools.cache
@@ -198,9 +196,7 @@ def test_memory_is_counted() -> None:
     assert torch.npu.memory_allocated() - before == 4096, "a view keeps the memory"
     del view
     assert torch.npu.memory_allocated() == before
-    assert (
-        torch.npu.max_memory_allocated() - before == torch.accelerator.max_memory_allocated() - before == 4096
-    )
+    assert torch.npu.max_memory_allocated() - before == torch.accelerator.max_memory_allocated() - before == 4096
     torch.npu.reset_peak_memory_stats()
     assert torch.npu.max_memory_allocated() == before
 
@@ -208,9 +204,7 @@ def test_memory_is_counted() -> None:
 @simulated(SIMULATED_NPU_MEMORY_MB="1")
 def test_out_of_memory_is_raised_in_torch_npus_words() -> None:
     half = torch.zeros(2**17, device="npu")
-    message = (
-        r"NPU out of memory. Tried to allocate 1.00 MiB \(NPU 0; 1.00 MiB total capacity; 0.50 MiB already"
-    )
+    message = r"NPU out of memory. Tried to allocate 1.00 MiB \(NPU 0; 1.00 MiB total capacity; 0.50 MiB already"
     with pytest.raises(torch.OutOfMemoryError, match=message):
         torch.zeros(2**18, device="npu")
     with pytest.raises(torch.OutOfMemoryError):
@@ -409,9 +403,7 @@ def test_value_faults_change_the_result_as_documented() -> None:
     faulty, healthy = sigmoid_under("sigmoid:noise=0.1")
     relative_noise = (faulty - healthy).square().mean().sqrt() / healthy.square().mean().sqrt()
     assert 0.09 < relative_noise < 0.11
-    assert torch.equal(sigmoid_under("sigmoid:noise=0.1")[0], faulty), (
-        "the noise is the same in every forward"
-    )
+    assert torch.equal(sigmoid_under("sigmoid:noise=0.1")[0], faulty), "the noise is the same in every forward"
 
 
 @simulated()

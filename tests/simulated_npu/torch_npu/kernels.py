@@ -108,9 +108,7 @@ def _empty(
     dtype = dtype or torch.get_default_dtype()
     target.check_room(math.prod(size) * dtype.itemsize)  # before the host allocates that much
     memory_format = memory_format or torch.contiguous_format
-    return tensors.on_device(
-        torch.empty(tuple(size), dtype=dtype, device="cpu", memory_format=memory_format), target
-    )
+    return tensors.on_device(torch.empty(tuple(size), dtype=dtype, device="cpu", memory_format=memory_format), target)
 
 
 def _empty_strided(
@@ -125,9 +123,7 @@ def _empty_strided(
     dtype = dtype or torch.get_default_dtype()
     elements = 0 if 0 in size else 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     target.check_room(elements * dtype.itemsize)
-    return tensors.on_device(
-        torch.empty_strided(tuple(size), tuple(stride), dtype=dtype, device="cpu"), target
-    )
+    return tensors.on_device(torch.empty_strided(tuple(size), tuple(stride), dtype=dtype, device="cpu"), target)
 
 
 def _resize_(
@@ -145,9 +141,7 @@ def _resize_(
     return _set(tensor, storage, offset, list(shape.size()), list(shape.stride()))
 
 
-def _set(
-    tensor: torch.Tensor, storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]
-) -> torch.Tensor:
+def _set(tensor: torch.Tensor, storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
     op = aten.set_.source_Storage_storage_offset
     return op.redispatch(tensors.CPU_KEY, tensor, storage, offset, size, stride)
 

@@ -47,9 +47,7 @@ def round_to_hf32(tensor: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.isfinite(tensor), rounded.view(torch.float32), tensor)
 
 
-def as_the_device_computes(
-    operator: str, args: list[Any], kwargs: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
+def as_the_device_computes(operator: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with which the CPU's kernel gives what the NPU's would."""
     if operator in ("gelu", "gelu_") and settings.gelu_ignores_approximate:
         return args, kwargs | {"approximate": "tanh"}
