@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -136,12 +137,13 @@ def report_output(
     for metric in summaries.METRICS:
         log.line(f"{metric}: {format_metric(metric, worst[metric])}")
     if output == "hidden_state":
-        worst_of = max(records, key=lambda record: (error := record["worst_token_relative_l2"]) is None or error)
-        error = worst_of["worst_token_relative_l2"]
-        log.line(f"worst token: {worst_of['worst_token']} of {worst_of['image']} ({percent(error)})")
+        errors = [record["worst_token_relative_l2"] for record in records]
+        worst_at = max(range(len(errors)), key=lambda at: math.inf if errors[at] is None else errors[at])
+        token, image = records[worst_at]["worst_token"], records[worst_at]["image"]
+        log.line(f"worst token: {token} of {image} ({percent(errors[worst_at])})")
     if nonfinite:
         log.line(f"nonfinite: {nonfinite}")
-    log.line(f"threshold: {threshold * 100:.1f}%")
+    log.line(f"threshold: {round(threshold * 100, 9)}%")
     log.line(f"result: {result}")
     log.record(
         "accuracy",

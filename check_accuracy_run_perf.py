@@ -81,13 +81,7 @@ class Gates:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=SCRIPT,
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = options.Parser(SCRIPT, __doc__, EXAMPLES)
     parser.add_argument(
         "logs",
         nargs="*",

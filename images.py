@@ -15,7 +15,11 @@ from PIL import Image, ImageOps
 from options import UserError
 
 SMALLEST_CROP = 0.5  # of the image's width and height
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow's decoders raise for damaged files, beside the errors that it documents.
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, struct.error),
+    Image.DecompressionBombError,
+)
 
 Box = tuple[float, float, float, float]
 
@@ -32,7 +36,7 @@ class Sample:
         """Decode to RGB, upright by its EXIF orientation. Raises UserError for a file that is no whole image."""
         try:
             with Image.open(self.path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
+                image = to_rgb(ImageOps.exif_transpose(file))
         except DECODING_ERRORS as error:
             raise UserError(f"{self.path} can't be decoded as an image: {_first_line(error)}") from error
         if self.crop is None:
@@ -49,6 +53,13 @@ class Sample:
         return digest.hexdigest()
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode; 16-bit greyscale is scaled to 8 bits, where Pillow's own conversion would clip it to white."""
+    if image.mode.startswith("I"):
+        image = image.convert("I").point(lambda value: value * (255 / 65535)).convert("L")
+    return image.convert("RGB")
+
+
 def find_samples(paths: Sequence[Path] | None) -> list[Sample]:
     """The image files that `paths` name, folders searched recursively in sorted order; by default one real photo.
 
@@ -57,7 +68,7 @@ def find_samples(paths: Sequence[Path] | None) -> list[Sample]:
     samples: list[Sample] = []
     for path in paths or [default_photo()]:
         if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if _is_image_name(file.relative_to(path))]
+            found = [file for file in sorted(path.rglob("*")) if _is_image(file, path)]
             if not found:
                 raise UserError(f"no images in the folder {path} (looked for names like *.jpg and *.png)")
             samples += [Sample(str(file.relative_to(path)), file) for file in found]
@@ -100,9 +111,10 @@ def _random_box(chooser: random.Random) -> Box:
     return left, top, left + width, top + height
 
 
-def _is_image_name(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower() in Image.registered_extensions()
+def _is_image(file: Path, folder: Path) -> bool:
+    """By its name: one that Pillow has a reader for, and not hidden below `folder`."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return not hidden and Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN and file.is_file()
 
 
 def _first_line(error: BaseException) -> str:

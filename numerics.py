@@ -28,21 +28,24 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
     r, y = reference.double().flatten(), candidate.double().flatten()
     d = y - r
     relative_l2 = float(d.norm() / r.norm())
-    nmse = relative_l2**2
+    nmse = relative_l2 * relative_l2  # unlike **, this overflows to infinity
     one_minus_cosine = float((y / y.norm() - r / r.norm()).square().sum() / 2)
-    metrics = {
+    metrics: dict[str, float | None] = {
         "max_abs_error": float(d.abs().max()),
         "mean_abs_error": float(d.abs().mean()),
         "relative_error": float(d.abs().mean() / r.abs().mean()),
         "relative_l2": relative_l2,
         "nmse": nmse,
         "sqnr_db": sqnr_db(nmse),
-        "cosine_similarity": max(-1.0, 1 - one_minus_cosine),
+        "cosine_similarity": max(1 - one_minus_cosine, -1.0),  # max keeps a NaN only as its first argument
         "one_minus_cosine": one_minus_cosine,
         "top5_match": top5_match(r, y),
     }
+    nonfinite = count_nonfinite(r) + count_nonfinite(y)
+    if nonfinite:
+        metrics["top5_match"] = None
     finite = {name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()}
-    return {**finite, "nonfinite": count_nonfinite(r) + count_nonfinite(y)}
+    return {**finite, "nonfinite": nonfinite}
 
 
 def sqnr_db(nmse: float) -> float | None:

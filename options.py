@@ -25,10 +25,10 @@ class UserError(Exception):
     """Something the user can mend. The message is one line that says what is wrong and what works instead."""
 
 
-class RunParser(argparse.ArgumentParser):
-    """A parser that sets the earlier log aside on a usage error: it must not answer for a run that never began."""
+class Parser(argparse.ArgumentParser):
+    """A script's parser: a description, its flags, examples, and usage errors in the form of all our errors."""
 
-    def __init__(self, script: str, description: str | None, examples: str, log_name: str) -> None:
+    def __init__(self, script: str, description: str | None, examples: str) -> None:
         super().__init__(
             prog=script,
             description=description,
@@ -36,6 +36,18 @@ class RunParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"error: {runlog.printable(message)}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
+class RunParser(Parser):
+    """A parser that sets the earlier log aside on a usage error: it must not answer for a run that never began."""
+
+    def __init__(self, script: str, description: str | None, examples: str, log_name: str) -> None:
+        super().__init__(script, description, examples)
         self.log_name = log_name
         self.argv: list[str] = []
 
@@ -50,9 +62,7 @@ class RunParser(argparse.ArgumentParser):
         finder.add_argument("--log-dir", type=Path, default=self.get_default("log_dir"))
         with suppress(argparse.ArgumentError, OSError):  # no usable folder, so no earlier log in it either
             runlog.set_aside(finder.parse_known_args(self.argv)[0].log_dir / self.log_name)
-        self.print_usage(sys.stderr)
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        super().error(message)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ import datetime
 import hashlib
 import json
 import math
+import os
 import secrets
 import subprocess
 import sys
@@ -93,10 +94,14 @@ class RunLog:
         self._write(MARKER + text, None if sys.stdout.isatty() else sys.stdout)
 
     def _write(self, text: str, copy: TextIO | None) -> None:
-        for stream in (self._file, copy):
-            if stream is not None:
-                stream.write(text + "\n")
-                stream.flush()
+        self._file.write(text + "\n")
+        self._file.flush()
+        if copy is not None:
+            try:
+                copy.write(text + "\n")
+                copy.flush()
+            except BrokenPipeError:  # whoever read along has left; the run goes on, into its file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), copy.fileno())
 
     def __enter__(self) -> RunLog:
         return self
@@ -125,8 +130,12 @@ def set_aside(path: Path) -> None:
 def _ends_complete(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        runs = list(read_runs(file.read().splitlines()))
-    return bool(runs) and runs[-1].records[-1].get("status") == "complete"
+        last_line = file.read().rstrip().rpartition(b"\n")[2]
+    try:
+        record = _parse_record(last_line.partition(MARKER.encode())[2])
+    except (ValueError, RecursionError):
+        return False
+    return record["event"] == "run_end" and record.get("status") == "complete"
 
 
 def printable(text: str) -> str:
@@ -164,7 +173,7 @@ def _basename(argument: str) -> str:
     """An argument without the folders of a path: a log says what was run, not where somebody's home is."""
     flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     path = Path(value)
-    is_path = path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    is_path = path.is_absolute() or value.startswith((".", "~")) or os.path.exists(value)  # noqa: PTH110  (Path.exists raises for a long text)
     return flag + equals + (path.name or value if is_path else value)
 
 
