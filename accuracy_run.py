@@ -51,38 +51,40 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     with options.open_log(args, SCRIPT, "accuracy.log") as log:
+        options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
 
             import common
             import encoders
             import images
+            import session
 
-        device, dtype = common.select_device(args.device), getattr(torch, args.dtype)
-        samples = images.sample_exactly(images.find_samples(args.image), args.samples, args.seed)
-        decoded = [sample.load() for sample in samples]
-        encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
-        pixel_values = [encoder.preprocess(image).unsqueeze(0) for image in decoded]
+        with session.start(log, args.device, args.dtype, args.numerics) as running:
+            samples = images.sample_exactly(images.find_samples(args.image), args.samples, args.seed)
+            decoded = [sample.load() for sample in samples]
+            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+            pixel_values = [encoder.preprocess(image).unsqueeze(0) for image in decoded]
 
-        # Comparing a thing with itself proves nothing: float32 on the CPU is held to float64.
-        cpu = torch.device("cpu")
-        reference_dtype = torch.float64 if (device, dtype) == (cpu, torch.float32) else torch.float32
-        log.line(f"Model: {encoder.model} ({encoder.weights_source})")
-        log.line(f"Device: {device} ({common.describe_device(device)}), {args.dtype}")
-        log.line(f"Reference: cpu, {common.dtype_name(reference_dtype)}")
-        references = forward_all(encoder.module, pixel_values, cpu, reference_dtype)
-        candidates = forward_all(encoder.module, pixel_values, device, dtype)
+            # Comparing a thing with itself proves nothing: float32 on the CPU is held to float64.
+            cpu = torch.device("cpu")
+            itself = (running.device, running.dtype) == (cpu, torch.float32)
+            reference_dtype = torch.float64 if itself else torch.float32
+            log.line(f"Model: {encoder.model} ({encoder.weights_source})")
+            log.line(f"Reference: cpu, {common.dtype_name(reference_dtype)}")
+            references = forward_all(encoder.module, pixel_values, cpu, reference_dtype)
+            with running.numerics.watch():
+                candidates = forward_all(encoder.module, pixel_values, running.device, running.dtype)
 
-        common.record_environment(log, encoder.module, candidates[0][0])
-        log.record("model", **encoder.record(encoder.weights_sha256()))
-        records = [
-            record
-            for sample, reference, candidate in zip(samples, references, candidates, strict=True)
-            for record in compare_sample(log, sample, reference, candidate)
-        ]
-        for output in OUTPUTS:
-            of_output = [record for record in records if record["output"] == output]
-            report_output(log, output, of_output, args.threshold, common.dtype_name(reference_dtype))
+            running.record(encoder, candidates[0][0], encoder.weights_sha256())
+            records = [
+                record
+                for sample, reference, candidate in zip(samples, references, candidates, strict=True)
+                for record in compare_sample(log, sample, reference, candidate)
+            ]
+            for output in OUTPUTS:
+                of_output = [record for record in records if record["output"] == output]
+                report_output(log, output, of_output, args.threshold, common.dtype_name(reference_dtype))
     return options.EXIT_OK
 
 

@@ -73,34 +73,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     batch_sizes = sorted(set(args.batch_sizes))
     with options.open_log(args, SCRIPT, "benchmark.log", batch_sizes=batch_sizes) as log:
+        options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
 
             import common
             import encoders
             import images
+            import session
 
-        device, dtype = common.select_device(args.device), getattr(torch, args.dtype)
-        samples = images.sample_exactly(images.find_samples(args.image), max(batch_sizes), args.seed)
-        decoded = [sample.load() for sample in samples]
-        encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
-        pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
-        limits = Limits(args.warmup, args.iterations, args.max_seconds)
-        log.line(f"Model: {encoder.model} ({encoder.weights_source})")
-        log.line(f"Device: {device} ({common.describe_device(device)}), {args.dtype}")
+        with session.start(log, args.device, args.dtype, args.numerics) as running:
+            samples = images.sample_exactly(images.find_samples(args.image), max(batch_sizes), args.seed)
+            decoded = [sample.load() for sample in samples]
+            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+            pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
+            limits = Limits(args.warmup, args.iterations, args.max_seconds)
+            log.line(f"Model: {encoder.model} ({encoder.weights_source})")
 
-        baseline_ms = None
-        if args.cpu_baseline and device.type != "cpu":
-            baseline_ms = time_latency(encoder.module, [pixel_values[:1]], limits)[0]
+            baseline_ms = None
+            if args.cpu_baseline and running.device.type != "cpu":
+                baseline_ms = time_latency(encoder.module, [pixel_values[:1]], limits)[0]
 
-        common.place(encoder.module, device, dtype)
-        pixel_values = pixel_values.to(device, dtype)
-        eager = torch.cat([common.encode(encoder.module, pixels)[0] for pixels in pixel_values[:, None]])
-        common.record_environment(log, encoder.module, eager)
-        log.record("model", **encoder.record(encoder.weights_sha256()))
-        rows = [measure(log, encoder.module, pixel_values, eager, size, samples[0], limits) for size in batch_sizes]
-        report_table(log, rows)
-        report_speedup(log, rows, baseline_ms, str(device))
+            common.place(encoder.module, running.device, running.dtype)
+            pixel_values = pixel_values.to(running.device, running.dtype)
+            with running.numerics.watch():
+                eager = torch.cat([common.encode(encoder.module, pixels)[0] for pixels in pixel_values[:, None]])
+            running.record(encoder, eager, encoder.weights_sha256())
+            rows = [measure(log, encoder.module, pixel_values, eager, size, samples[0], limits) for size in batch_sizes]
+            report_table(log, rows)
+            report_speedup(log, rows, baseline_ms, str(running.device))
     return options.EXIT_OK
 
 

@@ -251,12 +251,18 @@ def check_integrity(run: Run) -> Check:
 def identity(run: Run) -> tuple[str, ...]:
     """What a run is evidence of: runs of different identity are judged apart."""
     model, env = one(run, "model"), one(run, "env")
-    return text(model, "weights_sha256"), text(model, "model"), text(model, "dtype"), text(env, "device")
+    setting = [text(model, key) for key in ("weights_sha256", "model", "dtype", "numerics")]
+    return *setting, text(env, "device")
 
 
 def remarks_on(group: Sequence[Run]) -> Iterator[str]:
     """What a reader must know before the verdict: what this evidence does not prove."""
     env, model = one(group[0], "env"), one(group[0], "model")
+    for run in group:
+        for record in run.events("fallback"):
+            yield f"warning: operators ran on the CPU: {record.get('operators')}"
+    if model.get("numerics") != "strict":
+        yield f"{model.get('numerics')} numerics: the device's defaults, as probed, not what the model asks for."
     if model.get("weights_source") == "random":
         yield "random weights: this says nothing about a pretrained model's weights."
     if env["device"] == "cpu":
@@ -279,6 +285,7 @@ def check_group(group: Sequence[Run], gates: Gates) -> Iterator[Check]:
     yield check_common_facts(group)
     for run in group:
         yield from guarded(check_setting(run, gates))
+        yield from guarded(check_numerics(run))
     for run in kinds["accuracy"]:
         for output in OUTPUTS:
             yield from guarded(check_accuracy(run, output, gates.threshold))
@@ -332,6 +339,23 @@ def check_setting(run: Run, gates: Gates) -> Iterator[Check]:
     yield Check(f"{kind} weights", source, bound, Verdict.PASS if allowed else Verdict.CANNOT_JUDGE)
     misfits = number(model, "missing_keys") + number(model, "unexpected_keys")
     yield Check(f"{kind} misfit keys", f"{misfits:g}", "0", passed(misfits == 0))
+
+
+def check_numerics(run: Run) -> Iterator[Check]:
+    """Strict evidence shows a probe that agrees, over the operators of the model; a CPU reference always does."""
+    model, found, kind = one(run, "model"), one(run, "numerics"), KIND[run.start["script"]]
+    operators, reference, dtype = model.get("operators"), found.get("reference"), text(model, "dtype")
+    known = {"conv", "matmul", "attention", "gelu", "gelu_tanh"}
+    if not isinstance(operators, list) or not set(map(str, operators)) <= known or dtype not in summaries.MANTISSA_BITS:
+        raise UnjudgeableError("model record: operators or dtype are not those of a numerics probe")
+    if not isinstance(reference, dict):
+        raise UnjudgeableError("numerics record: no probe of the reference")
+    strict = text(model, "numerics") == "strict"
+    faults = summaries.probe_contradictions(found, operators, dtype)
+    value, bound = "; ".join(faults) or f"as {dtype} asks", "as asked" if strict else "any: fast numerics"
+    yield Check(f"{kind} probe of the device", value, bound, passed(not (strict and faults)))
+    faults = summaries.probe_contradictions(reference, operators, "float32")
+    yield Check(f"{kind} probe of the CPU", "; ".join(faults) or "as float32 asks", "as asked", passed(not faults))
 
 
 def passed(condition: bool) -> Verdict:

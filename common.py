@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
 from types import ModuleType
 from typing import Any
 
@@ -40,14 +42,18 @@ def _why_absent(kind: str, index: int) -> str | None:
     if kind == "npu":
         if importlib.util.find_spec("torch_npu") is None:
             return "torch_npu is not installed (it comes with the Ascend container, not from requirements.txt)"
-        importlib.import_module("torch_npu")  # registers torch.npu where torch did not load it by itself
+        try:
+            importlib.import_module("torch_npu")  # registers torch.npu where torch did not load it by itself
+        except (ImportError, OSError, RuntimeError) as error:
+            return f"torch_npu can't start ({first_line(error)}); source the set_env.sh of the CANN toolkit"
     module = getattr(torch, kind)
-    if not module.is_available():
-        owner = "torch_npu" if kind == "npu" else "torch"
-        return f"{owner} {environment.package_version(owner)} finds no {kind.upper()}"
-    if index >= module.device_count():
-        return f"there are {module.device_count()} {kind.upper()} devices, the first is {kind}:0"
-    return None
+    owner = "torch_npu" if kind == "npu" else "torch"
+    count = module.device_count() if module.is_available() else 0
+    if index < count:
+        return None
+    visible = environment.visible_devices()
+    found = f"{count} {kind.upper()} device{'' if count == 1 else 's'}{f' with {visible}' if visible else ''}"
+    return f"{owner} {environment.package_version(owner)} finds {found}"
 
 
 def device_module(device: torch.device) -> ModuleType:
@@ -145,6 +151,7 @@ def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:
         npu = device_module(device)
         facts["cann"] = _cann_version(npu) or facts["cann"]
         facts["allow_hf32"] = {"conv": npu.conv.allow_hf32, "matmul": npu.matmul.allow_hf32}
+        facts["fallback_disabled"] = os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1"
     log.record("env", **facts)
 
 

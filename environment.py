@@ -31,8 +31,13 @@ def host_facts() -> Facts:
         "cpu_count": os.cpu_count(),
         "cpu_quota": cpu_quota(),
         "task_queue_enable": os.environ.get("TASK_QUEUE_ENABLE"),
-        "visible_devices": next((os.environ[name] for name in VISIBLE_DEVICES if name in os.environ), None),
+        "visible_devices": visible_devices(),
     }
+
+
+def visible_devices() -> str | None:
+    """The variable that restricts the devices of this process, as NAME=VALUE; None where there is none."""
+    return next((f"{name}={os.environ[name]}" for name in VISIBLE_DEVICES if name in os.environ), None)
 
 
 def write_check(log_dir: Path, **device: str) -> None:

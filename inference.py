@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ from options import UserError
 from runlog import RunLog
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from encoders import Encoder
     from images import Sample
+    from session import Session
 
 SCRIPT = "inference.py"
 EXAMPLES = """examples:
@@ -67,61 +67,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     with options.open_log(args, SCRIPT, "inference.log") as log:
         environment.write_check(args.log_dir)
+        options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
+            from tqdm import tqdm
 
             import common
             import encoders
             import images
+            import session
 
-        device, dtype = common.select_device(args.device), getattr(torch, args.dtype)
-        environment.write_check(args.log_dir, device=str(device), device_name=common.describe_device(device))
-        samples = images.find_samples(args.image)
-        encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
-        common.place(encoder.module, device, dtype)
-        weights_sha256 = encoder.weights_sha256() if args.output else None
-        log.record("model", **encoder.record(weights_sha256))
+        with session.start(log, args.device, args.dtype, args.numerics) as running:
+            samples = images.find_samples(args.image)
+            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+            common.place(encoder.module, running.device, running.dtype)
+            weights_sha256 = encoder.weights_sha256() if args.output else None
 
-        embeddings = []
-        for batch, embedding in embed(encoder, samples, args.batch_size, device, dtype, log):
-            for sample, vector in zip(batch, embedding, strict=True):
-                report_image(log, sample, vector, args.topk, encoder, alone=len(samples) == 1)
-            embeddings.append(embedding)
-        if args.output:
-            write_features(args.output, torch.cat(embeddings), [s.name for s in samples], encoder, weights_sha256)
-            log.line(f"Features: {args.output} {list(torch.cat(embeddings).shape)}")
+            embeddings: list[Tensor] = []
+            batches = [samples[start : start + args.batch_size] for start in range(0, len(samples), args.batch_size)]
+            for batch in tqdm(batches, unit="batch", disable=None if len(batches) > 1 else True):
+                pixel_values = torch.stack([encoder.preprocess(sample.load()) for sample in batch])
+                if embeddings:
+                    embedding, _ = common.encode(encoder.module, pixel_values.to(running.device, running.dtype))
+                else:
+                    embedding = encode_first(running, encoder, pixel_values, weights_sha256)
+                embeddings.append(embedding.cpu().float())
+                for sample, vector in zip(batch, embeddings[-1], strict=True):
+                    report_image(log, sample, vector, args.topk, encoder, alone=len(samples) == 1)
+            if args.output:
+                features = torch.cat(embeddings)
+                write_features(args.output, features, [sample.name for sample in samples], encoder, weights_sha256)
+                log.line(f"Features: {args.output} {list(features.shape)}")
     return options.EXIT_OK
 
 
-def embed(
-    encoder: Encoder,
-    samples: Sequence[Sample],
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    log: RunLog,
-) -> Iterator[tuple[Sequence[Sample], Tensor]]:
-    """Yield (samples, embeddings [B, D] as float32 on the CPU) batch by batch, in the order of `samples`."""
-    import torch
-    from tqdm import tqdm
-
+def encode_first(running: Session, encoder: Encoder, pixel_values: Tensor, weights_sha256: str | None) -> Tensor:
+    """The embeddings [B, D] of the first batch [B, 3, H, W], and on the way all that is the same for every batch."""
     import common
 
-    starts = range(0, len(samples), batch_size)
-    for start in tqdm(starts, unit="batch", disable=None if len(starts) > 1 else True):
-        batch = samples[start : start + batch_size]
-        pixel_values = torch.stack([encoder.preprocess(sample.load()) for sample in batch]).to(device, dtype)
-        embedding, hidden_state = common.encode(encoder.module, pixel_values)
-        if start == 0:
-            common.record_environment(log, encoder.module, embedding)
-            log.line(f"Model: {encoder.model}")
-            log.line(f"Parameters: {encoder.params / 1e6:.1f}M")
-            log.line(f"Device: {device} ({common.describe_device(device)})")
-            log.line(f"Input shape: {list(pixel_values.shape)}")
-            log.line(f"Output shape: {list(embedding.shape)}")
-            log.line(f"Hidden state shape: {list(hidden_state.shape)}")
-            log.line(f"Output dtype: {embedding.dtype}")
-        yield batch, embedding.cpu().float()
+    with running.numerics.watch():
+        embedding, hidden_state = common.encode(encoder.module, pixel_values.to(running.device, running.dtype))
+    running.record(encoder, embedding, weights_sha256)
+    running.log.line(f"Model: {encoder.model}")
+    running.log.line(f"Parameters: {encoder.params / 1e6:.1f}M")
+    running.log.line(f"Input shape: {list(pixel_values.shape)}")
+    running.log.line(f"Output shape: {list(embedding.shape)}")
+    running.log.line(f"Hidden state shape: {list(hidden_state.shape)}")
+    running.log.line(f"Output dtype: {embedding.dtype}")
+    return embedding
 
 
 def report_image(log: RunLog, sample: Sample, vector: Tensor, topk: int, encoder: Encoder, alone: bool) -> None:

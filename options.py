@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +97,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="auto takes npu, then cuda, then cpu, and says which (default: %(default)s)",
     )
     device.add_argument(
+        "--numerics",
+        choices=("strict", "fast"),
+        default="strict",
+        help="strict: no HF32 or TF32, and the GELU that the model asks for; fast: the device's defaults; both are "
+        "probed (default: %(default)s)",
+    )
+    device.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
@@ -124,6 +132,21 @@ def open_log(args: argparse.Namespace, script: str, log_name: str, **start: Any)
         return runlog.RunLog(path, script, args.argv, **start)
     except OSError as error:
         raise UserError(f"the log {path} can't be written: {error.strerror}; --log-dir names another folder") from error
+
+
+def set_environment(device: str, numerics: str) -> None:
+    """Set the switches that torch_npu reads when torch starts, unless the user has; call it before torch is imported.
+
+    TORCH_NPU_FALLBACK_CPU_DISABLE: an operator that the NPU lacks raises, and does not run on the CPU unseen.
+    TORCH_NPU_USE_COMPATIBLE_IMPL: GELU computes what `approximate` asks for (torch_npu 26 and newer).
+    TORCH_DEVICE_BACKEND_AUTOLOAD: the CPU needs no torch_npu, which can't start without CANN.
+    """
+    if device == "cpu":
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+        return
+    os.environ.setdefault("TORCH_NPU_FALLBACK_CPU_DISABLE", "1")
+    if numerics == "strict":
+        os.environ.setdefault("TORCH_NPU_USE_COMPATIBLE_IMPL", "1")
 
 
 @contextmanager

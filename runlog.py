@@ -60,7 +60,8 @@ class RunLog:
 
     def __init__(self, path: Path, script: str, argv: Sequence[str], **start: Any) -> None:
         """`start` adds fields to the `run_start` record. Raises OSError when the folder can't be written."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = path.parent
+        self.folder.mkdir(parents=True, exist_ok=True)
         set_aside(path)
         self.run = secrets.token_hex(8)
         self._seq = 0
@@ -148,7 +149,7 @@ def percent(fraction: float | None) -> str:
     """A fraction for people: 0.013408 as 1.3408%; small ones keep three digits."""
     if fraction is None:
         return "not finite"
-    return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 or fraction == 0 else f"{fraction * 100:.3g}%"
+    return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 else f"{fraction * 100:.3g}%"
 
 
 def code_sha256() -> str:

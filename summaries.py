@@ -13,6 +13,9 @@ SIMILARITY_METRICS = ("cosine_similarity", "sqnr_db", "top5_match")
 GATED_METRICS = ("relative_error", "relative_l2")
 METRICS = ERROR_METRICS + SIMILARITY_METRICS
 
+# What float32, float16 and bfloat16 keep of a mantissa; HF32 keeps 11 bits, TF32 10.
+MANTISSA_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
+
 PERCENTILES = {"p50_latency_ms": 50, "p90_latency_ms": 90, "p95_latency_ms": 95, "p99_latency_ms": 99}
 CONFIDENCE = 0.95
 
@@ -71,3 +74,19 @@ def throughput_ips(samples_ms: Iterable[float], images_per_sample: int) -> float
     """Images a second over all windows of the throughput pass; each sample is the time of one window."""
     times = list(samples_ms)
     return images_per_sample * len(times) / (math.fsum(times) / 1000)
+
+
+def probe_contradictions(probe: Mapping[str, object], operators: Iterable[str], dtype: str) -> list[str]:
+    """In words, where a numerics probe shows that `operators` compute less than `dtype`, or another GELU than asked.
+
+    `operators` are those of a model: conv, matmul, attention, gelu (`approximate="none"`), gelu_tanh.
+    """
+    wanted = {
+        "conv": ("conv_mantissa_bits", MANTISSA_BITS[dtype]),
+        "matmul": ("matmul_mantissa_bits", MANTISSA_BITS[dtype]),
+        "attention": ("attention_mantissa_bits", MANTISSA_BITS[dtype]),
+        "gelu": ("gelu", "erf"),
+        "gelu_tanh": ("gelu_tanh", "tanh"),
+    }
+    asked = [wanted[operator] for operator in operators]
+    return [f"{key} is {probe.get(key)}, not {value}" for key, value in asked if probe.get(key) != value]

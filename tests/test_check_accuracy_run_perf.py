@@ -164,6 +164,55 @@ def test_the_checkers_threshold_counts_and_not_the_logs(check: Check, evidence: 
     assert check(log, evidence / "benchmark.log")[0] == 1
 
 
+# ------------------------------------------------------------------------------------------------------- numerics
+PROBE_EDITS = [
+    (change("numerics", "conv_mantissa_bits", 11), "conv_mantissa_bits is 11"),
+    (change("numerics", "matmul_mantissa_bits", 10), "matmul_mantissa_bits is 10"),
+    (change("numerics", "attention_mantissa_bits", None), "attention_mantissa_bits is None"),
+    (change("numerics", "gelu", "tanh"), "gelu is tanh"),
+    (change("numerics", "reference", lambda old: {**old, "matmul_mantissa_bits": 7}), "probe of the CPU"),
+]
+
+
+@pytest.mark.parametrize(("edit", "named"), PROBE_EDITS)
+@pytest.mark.parametrize("name", ["accuracy.log", "benchmark.log"])
+def test_strict_evidence_shows_a_probe_that_agrees(
+    edit: Edit, named: str, name: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    logs = {log: evidence / log for log in ("accuracy.log", "benchmark.log")}
+    logs[name] = edited(evidence / name, tmp_path / name, edit)
+    code, output = check(*logs.values())
+    assert code == 1, output
+    assert any(named in row for row in failing(output)), output
+
+
+def test_a_probe_counts_only_over_operators_of_the_model(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", change("numerics", "gelu_tanh", "other"))
+    assert check(log, evidence / "benchmark.log")[0] == 0
+
+
+def test_fast_evidence_passes_with_a_word(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def fast(records: Records) -> None:
+        find(records, "model")["numerics"] = "fast"
+        find(records, "numerics").update(conv_mantissa_bits=11, gelu="tanh")
+
+    logs = [edited(evidence / name, tmp_path / name, fast) for name in ("accuracy.log", "benchmark.log")]
+    code, output = check(*logs)
+    assert code == 0, output
+    assert "fast numerics: the device's defaults" in output
+    assert check(evidence / "accuracy.log", logs[1])[0] == 2
+
+
+def test_a_fallback_is_a_warning_in_the_verdict(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def fall_back(records: Records) -> None:
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": "fallback", "operators": ["aten::foo"]})
+
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", fall_back)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 0
+    assert "warning: operators ran on the CPU: ['aten::foo']" in output
+
+
 # ------------------------------------------------------------------- evidence that is incomplete or of two things
 OTHER_THINGS = [
     change("model", "weights_sha256", "0" * 64),
@@ -173,6 +222,12 @@ OTHER_THINGS = [
     change("model", "preprocess", {"source": "other"}),
     change("model", "missing_keys", "none"),
     change("model", "weights_source", "random"),
+    change("model", "numerics", "fast"),
+    change("model", "numerics", None),
+    change("model", "operators", None),
+    change("model", "operators", ["teleport"]),
+    change("numerics", "reference", None),
+    drop("numerics"),
     change("env", "device_name", "another machine"),
     change("env", "torch", "1.0"),
     change("env", "timm", None),

@@ -12,12 +12,12 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Finished, Runner, save_timm, save_transformers
+from conftest import ROOT, Runner
 from hub_server import HubServer
 
 import runlog
@@ -28,6 +28,7 @@ JSON = {"config.json": b'{"architecture": "tiny"}', "processor/preprocessor_conf
 NOT_WANTED = {"README.md": b"A model.", "modeling_tiny.py": b"import os", "pytorch_model.bin": b"pickle"}
 PLAIN = {**JSON, **NOT_WANTED, "model.safetensors": WEIGHTS}
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+Publish = Callable[..., str]
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
 
 # Reads one call a line and answers each with a line. The answers have their own descriptor: whatever the client
@@ -124,9 +125,9 @@ def client(running_client: Client) -> Iterator[Client]:
 
 
 @pytest.fixture
-def publish(client: Client, tmp_path: Path, request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
+def publish(client: Client, tmp_path: Path) -> Publish:
     """Put files on the hub, as a model of this test's own, and return its id."""
-    model = f"someone/{abs(hash(request.node.name)):x}"
+    model = f"someone/{tmp_path.name}"
 
     def add(files: Mapping[str, bytes], revision: str = "") -> str:
         folder = tmp_path / "published" / (revision or "default")
@@ -146,24 +147,24 @@ def index_of(*names: str) -> dict[str, bytes]:
 
 
 # ------------------------------------------------------------------------------------------------ what is fetched
-def test_only_json_and_safetensors_are_fetched(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_only_json_and_safetensors_are_fetched(client: Client, publish: Publish) -> None:
     wanted = {**JSON, "model.safetensors": WEIGHTS}
     assert client.fetch(publish(PLAIN)).files == wanted
     assert sorted(client.hub.downloads) == sorted(wanted)
 
 
-def test_the_json_files_come_before_the_weights(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_the_json_files_come_before_the_weights(client: Client, publish: Publish) -> None:
     client.fetch(publish(PLAIN))
     assert client.hub.downloads[-1] == "model.safetensors"
     assert len(client.hub.downloads) == len(JSON) + 1
 
 
-def test_without_weights_only_json_is_fetched(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_without_weights_only_json_is_fetched(client: Client, publish: Publish) -> None:
     assert client.fetch(publish(PLAIN), with_weights=False).files == JSON
     assert sorted(client.hub.downloads) == sorted(JSON)
 
 
-def test_the_weights_follow_when_they_are_wanted_later(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_the_weights_follow_when_they_are_wanted_later(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     client.fetch(model, with_weights=False)
     client.hub.forget()
@@ -171,14 +172,14 @@ def test_the_weights_follow_when_they_are_wanted_later(client: Client, publish) 
     assert client.hub.downloads == ["model.safetensors"]
 
 
-def test_no_variant_of_the_weights_is_fetched(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_no_variant_of_the_weights_is_fetched(client: Client, publish: Publish) -> None:
     variants = ("model.fp16.safetensors", "open_clip_model.safetensors", "onnx/model.safetensors")
     fetched = client.fetch(publish({**PLAIN, **dict.fromkeys(variants, b"variant")}))
     assert fetched.files == {**JSON, "model.safetensors": WEIGHTS}
     assert not set(variants) & set(client.hub.downloads)
 
 
-def test_exactly_the_shards_of_the_index_are_fetched(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_exactly_the_shards_of_the_index_are_fetched(client: Client, publish: Publish) -> None:
     shards = {name: name.encode() for name in SHARDS}
     duplicates = ("model.safetensors", "model.fp16-00001-of-00002.safetensors", "model-00003-of-00003.safetensors")
     index = index_of(*SHARDS)
@@ -188,14 +189,14 @@ def test_exactly_the_shards_of_the_index_are_fetched(client: Client, publish) ->
     assert sorted(client.hub.downloads) == sorted({**JSON, **index, **shards})
 
 
-def test_weights_of_another_name_are_fetched(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_weights_of_another_name_are_fetched(client: Client, publish: Publish) -> None:
     files = {**JSON, "tiny.safetensors": WEIGHTS}
     assert client.fetch(publish({**files, **NOT_WANTED})).files == files
 
 
 # ---------------------------------------------------------------------------------------- what is not fetched again
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
-def test_a_second_call_makes_no_request(client: Client, publish, sharded: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_second_call_makes_no_request(client: Client, publish: Publish, sharded: bool) -> None:
     shards = {**index_of(*SHARDS), **{name: name.encode() for name in SHARDS}}
     model = publish({**JSON, **NOT_WANTED, **shards} if sharded else PLAIN)
     first = client.fetch(model)
@@ -205,7 +206,7 @@ def test_a_second_call_makes_no_request(client: Client, publish, sharded: bool) 
     assert client.hub.requests == []
 
 
-def test_a_second_call_without_weights_makes_no_request(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_a_second_call_without_weights_makes_no_request(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     client.fetch(model, with_weights=False)
     client.hub.forget()
@@ -213,7 +214,7 @@ def test_a_second_call_without_weights_makes_no_request(client: Client, publish)
     assert client.hub.requests == []
 
 
-def test_a_complete_snapshot_needs_no_hub(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_a_complete_snapshot_needs_no_hub(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     first = client.fetch(model)
     client.hub.stop()
@@ -239,7 +240,7 @@ def test_a_complete_snapshot_is_used_offline(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------- broken downloads
 @pytest.mark.parametrize("short", [False, True], ids=["connection closed", "short body"])
-def test_a_truncated_weight_file_is_an_error(client: Client, publish, short: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_truncated_weight_file_is_an_error(client: Client, publish: Publish, short: bool) -> None:
     model = publish(PLAIN)
     client.hub.truncate("model.safetensors", SIZE // 3, short=short)
     refusal = client.fetch(model).refusal
@@ -247,7 +248,7 @@ def test_a_truncated_weight_file_is_an_error(client: Client, publish, short: boo
     assert client.hub.url in refusal
 
 
-def test_the_call_after_a_truncated_one_gives_the_right_bytes(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_the_call_after_a_truncated_one_gives_the_right_bytes(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     client.hub.truncate("model.safetensors", SIZE // 3, short=True)
     assert client.fetch(model).refusal
@@ -257,7 +258,7 @@ def test_the_call_after_a_truncated_one_gives_the_right_bytes(client: Client, pu
     assert client.hub.downloads == ["model.safetensors"]
 
 
-def test_the_call_after_a_truncated_shard_fetches_that_one_only(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_the_call_after_a_truncated_shard_fetches_that_one_only(client: Client, publish: Publish) -> None:
     model = publish({**JSON, **index_of(*SHARDS), SHARDS[0]: b"first shard", SHARDS[1]: WEIGHTS})
     client.hub.truncate(SHARDS[1], SIZE // 3, short=True)
     assert client.fetch(model).refusal
@@ -268,18 +269,18 @@ def test_the_call_after_a_truncated_shard_fetches_that_one_only(client: Client, 
 
 
 # ---------------------------------------------------------------------------------------------------------- revisions
-def publish_two_revisions(publish) -> str:  # type: ignore[no-untyped-def]
+def publish_two_revisions(publish: Publish) -> str:
     publish({**PLAIN, "model.safetensors": b"older weights"}, revision="v1.0")
     return publish(PLAIN)
 
 
-def test_the_revision_reaches_the_hub(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_the_revision_reaches_the_hub(client: Client, publish: Publish) -> None:
     model = publish_two_revisions(publish)
     assert client.fetch(model, "v1.0").files["model.safetensors"] == b"older weights"
     assert "v1.0" in client.hub.requests[0][1]
 
 
-def test_a_commit_is_a_revision(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_a_commit_is_a_revision(client: Client, publish: Publish) -> None:
     model = publish_two_revisions(publish)
     commit = client.hub.commit(f"{model}@v1.0")
     assert client.fetch(model, commit).files["model.safetensors"] == b"older weights"
@@ -287,7 +288,7 @@ def test_a_commit_is_a_revision(client: Client, publish) -> None:  # type: ignor
 
 
 @pytest.mark.parametrize("first", [None, "v1.0"], ids=["default first", "v1.0 first"])
-def test_a_cached_revision_does_not_answer_for_another(client: Client, publish, first: str | None) -> None:  # type: ignore[no-untyped-def]
+def test_a_cached_revision_does_not_answer_for_another(client: Client, publish: Publish, first: str | None) -> None:
     model = publish_two_revisions(publish)
     expected = {None: WEIGHTS, "v1.0": b"older weights"}
     second = "v1.0" if first is None else None
@@ -296,7 +297,7 @@ def test_a_cached_revision_does_not_answer_for_another(client: Client, publish, 
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["nothing cached", "default cached"])
-def test_an_unknown_revision_is_refused(client: Client, publish, cached: bool) -> None:  # type: ignore[no-untyped-def]
+def test_an_unknown_revision_is_refused(client: Client, publish: Publish, cached: bool) -> None:
     model = publish_two_revisions(publish)
     if cached:
         client.fetch(model)
@@ -314,13 +315,13 @@ def test_an_unknown_repository_is_refused(client: Client) -> None:
 
 @pytest.mark.parametrize("files_only", [False, True], ids=["hidden", "listed"])
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_gated_repository_names_the_token(client: Client, publish, status: int, files_only: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_gated_repository_names_the_token(client: Client, publish: Publish, status: int, files_only: bool) -> None:
     model = publish(PLAIN)
     client.hub.refuse(status, files_only=files_only)
     assert TOKENS[client.name] in client.fetch(model).refusal
 
 
-def test_a_pickle_is_never_fetched_in_place_of_safetensors(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_a_pickle_is_never_fetched_in_place_of_safetensors(client: Client, publish: Publish) -> None:
     model = publish({**JSON, **NOT_WANTED})
     refusal = client.fetch(model).refusal
     assert model in refusal
@@ -328,7 +329,7 @@ def test_a_pickle_is_never_fetched_in_place_of_safetensors(client: Client, publi
     assert sorted(client.hub.downloads) == sorted(JSON)
 
 
-def test_an_unreachable_hub_is_named_with_what_was_tried(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_an_unreachable_hub_is_named_with_what_was_tried(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     client.hub.stop()
     refusal = client.fetch(model).refusal
@@ -338,7 +339,7 @@ def test_an_unreachable_hub_is_named_with_what_was_tried(client: Client, publish
     assert "Connection refused" in refusal
 
 
-def test_a_hub_that_is_out_of_order_is_no_unknown_model(client: Client, publish) -> None:  # type: ignore[no-untyped-def]
+def test_a_hub_that_is_out_of_order_is_no_unknown_model(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     client.hub.refuse(500)
     refusal = client.fetch(model).refusal
@@ -361,44 +362,41 @@ NO_INDEX = {
 
 
 @pytest.mark.parametrize("index", NO_INDEX.values(), ids=NO_INDEX)
-def test_an_index_of_no_shards_is_refused(client: Client, publish, index: bytes) -> None:  # type: ignore[no-untyped-def]
+def test_an_index_of_no_shards_is_refused(client: Client, publish: Publish, index: bytes) -> None:
     model = publish({**PLAIN, "model.safetensors.index.json": index})
     assert "model.safetensors.index.json" in client.fetch(model).refusal
     assert sorted(client.hub.downloads) == sorted([*JSON, "model.safetensors.index.json"])
 
 
-# ------------------------------------------------------------------------------------------------------ the real script
-MODELS = [("modelscope", "timm/test_vit", save_timm), ("huggingface", "someone/tiny", save_transformers)]
+# ---------------------------------------------------------------------------------------------------- the real script
+MODELS = [("modelscope", "timm/test_vit", "tiny_timm"), ("huggingface", "someone/tiny", "tiny_vit")]
+ROUTES = {"modelscope": "/api/v1/", "huggingface": "/api/models/"}
 
 
-def infer(run_script: Runner, hub: HubServer, model: str, cache: Path) -> Finished:
-    environment = {"HF_HUB_OFFLINE": "0", **hub.environment(cache)}
-    return run_script("inference.py", "--model", model, "--device", "cpu", env=environment)
-
-
-@pytest.mark.parametrize(("name", "model", "save"), MODELS)
-def test_inference_fetches_from_the_models_own_hub(  # type: ignore[no-untyped-def]
-    name: str, model: str, save, run_script: Runner, tmp_path: Path
+@pytest.mark.parametrize(("name", "model", "checkpoint"), MODELS)
+def test_inference_fetches_from_the_models_own_hub(
+    name: str, model: str, checkpoint: str, run_script: Runner, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    with HubServer({model: save(tmp_path / "published")}) as hub:
-        finished = infer(run_script, hub, model, tmp_path / "cache")
-        routes = {"modelscope": "/api/v1/", "huggingface": "/api/models/"}
+    with HubServer({model: request.getfixturevalue(checkpoint)}) as hub:
+        finished = run_script(
+            "inference.py", "--model", model, "--device", "cpu", env=hub.environment(tmp_path / "hub")
+        )
         assert finished.code == 0, finished.stderr
         assert "Output shape: [1, " in finished.stdout
-        assert hub.requests[0][1].startswith(routes[name])
-        assert "model.safetensors" in hub.downloads
+        assert hub.requests[0][1].startswith(ROUTES[name])
+        assert hub.downloads[-1] == "model.safetensors"
     (run,) = runlog.read_runs((tmp_path / "logs" / "inference.log").read_bytes().splitlines())
     assert run.problems == []
     assert run.events("model")[0]["weights_source"] == model
 
 
-@pytest.mark.parametrize(("name", "model", "save"), MODELS)
-def test_inference_without_a_hub_says_what_works_without_one(  # type: ignore[no-untyped-def]
-    name: str, model: str, save, run_script: Runner, tmp_path: Path
+@pytest.mark.parametrize(("name", "model", "_checkpoint"), MODELS)
+def test_inference_without_a_hub_says_what_works_without_one(
+    name: str, model: str, _checkpoint: str, run_script: Runner, tmp_path: Path
 ) -> None:
     with HubServer({}) as hub:
-        pass  # its address remains, but nobody listens
-    finished = infer(run_script, hub, model, tmp_path / "cache")
+        environment = hub.environment(tmp_path / "hub")  # its address remains, but nobody listens there any more
+    finished = run_script("inference.py", "--model", model, "--device", "cpu", env=environment)
     assert finished.code == 2
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: ")

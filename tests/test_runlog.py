@@ -529,7 +529,7 @@ def test_a_terminal_is_spared_the_records(tmp_path: Path, monkeypatch: pytest.Mo
     ("fraction", "text"),
     [
         (0.013408, "1.3408%"),
-        (0.0, "0.0000%"),
+        (0.0, "0%"),
         (1.0, "100.0000%"),
         (1e-4, "0.0100%"),
         (1.2e-8, "1.2e-06%"),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 SIMULATED_NPU = Path(__file__).parent / "simulated_npu"

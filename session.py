@@ -1,0 +1,50 @@
+"""What every run on a device begins and ends with: choosing it, its numerics, and what is recorded of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import common
+import environment
+import fallback
+import precision
+from encoders import Encoder
+from runlog import RunLog
+
+
+@dataclass(frozen=True)
+class Session:
+    """A device with a dtype and its numerics in force, and the log that its run writes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    numerics: precision.Numerics
+    log: RunLog
+
+    def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None) -> None:
+        """Write the `env` and `model` records, once the encoder has given an output."""
+        common.record_environment(self.log, encoder.module, output)
+        self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields())
+
+
+@contextmanager
+def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Session]:
+    """Choose the device, put the numerics in force for the block and probe them; at its end say what fell back."""
+    chosen = common.select_device(device)
+    name = common.describe_device(chosen)
+    environment.write_check(log.folder, device=str(chosen), device_name=name)
+    log.line(f"Device: {chosen} ({name}), {dtype}")
+    with (
+        fallback.noticed(chosen.type) as fallen_back,
+        precision.in_force(numerics, chosen, getattr(torch, dtype)) as in_force,
+    ):
+        in_force.report(log)
+        yield Session(chosen, getattr(torch, dtype), in_force, log)
+    if fallen_back:
+        log.line(f"warning: these operators ran on the CPU, not on {chosen}: {', '.join(sorted(fallen_back))}")
+        log.record("fallback", operators=sorted(fallen_back))
