@@ -47,15 +47,17 @@ def round_to_hf32(tensor: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.isfinite(tensor), rounded.view(torch.float32), tensor)
 
 
+def _in_hf32(switch: Hf32Switch) -> bool:
+    return settings.hf32 == "always" or (settings.hf32 == "honoured" and switch.allow_hf32)
+
+
 def as_the_device_computes(operator: str, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with which the CPU's kernel gives what the NPU's would."""
     if operator in ("gelu", "gelu_") and settings.gelu_ignores_approximate:
         return args, kwargs | {"approximate": "tanh"}
-    if not settings.honour_hf32:
-        return args, kwargs
-    if operator in _CONVOLUTIONS and conv.allow_hf32:
+    if operator in _CONVOLUTIONS and _in_hf32(conv):
         first = 0
-    elif operator.rstrip("_") in _FIRST_FACTOR and matmul.allow_hf32:
+    elif operator.rstrip("_") in _FIRST_FACTOR and _in_hf32(matmul):
         first = _FIRST_FACTOR[operator.rstrip("_")]
     else:
         return args, kwargs

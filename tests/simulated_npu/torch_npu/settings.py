@@ -6,7 +6,8 @@ Its own:
     SIMULATED_NPU_NAME       what get_device_name() answers; must contain SIM (Ascend910B-SIM)
     SIMULATED_NPU_KERNEL_US  device time of each kernel in microseconds (0); kernels queue, and only
                              a synchronisation (synchronize, Event, .cpu(), .item()) waits for them
-    SIMULATED_NPU_HF32       1: honour torch.npu.{conv,matmul}.allow_hf32; 0: compute in fp32 (1)
+    SIMULATED_NPU_HF32       1: honour torch.npu.{conv,matmul}.allow_hf32; 0: compute in fp32;
+                             always: in HF32 whatever they say, as a device without the switch (1)
     SIMULATED_NPU_GELU       tanh: native GELU computes tanh whatever ``approximate`` asks;
                              exact: it computes what is asked (tanh)
     SIMULATED_NPU_FAULT      faults to inject, see faults.py (none)
@@ -36,6 +37,7 @@ DEFAULTS = {
     "FAULT": "",
     "REPORT": "",
 }
+HF32 = {"0": "never", "1": "honoured", "always": "always"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Settings:
     memory_bytes: int
     device_name: str
     kernel_seconds: float
-    honour_hf32: bool
+    hf32: str  # honoured, never, always
     gelu_ignores_approximate: bool
     fault: str
     report: str
@@ -77,8 +79,8 @@ def read(environ: Mapping[str, str]) -> Settings:
     value = {name: environ.get(PREFIX + name, default) for name, default in DEFAULTS.items()}
     if "SIM" not in value["NAME"]:
         raise ValueError(f"{PREFIX}NAME={value['NAME']}: must contain SIM, or logs could pass for hardware's")
-    if value["HF32"] not in ("0", "1"):
-        raise ValueError(f"{PREFIX}HF32={value['HF32']}: must be 0 or 1")
+    if value["HF32"] not in HF32:
+        raise ValueError(f"{PREFIX}HF32={value['HF32']}: must be 0, 1 or always")
     if value["GELU"] not in ("tanh", "exact"):
         raise ValueError(f"{PREFIX}GELU={value['GELU']}: must be tanh or exact")
     compatible = environ.get("TORCH_NPU_USE_COMPATIBLE_IMPL") == "1"
@@ -87,7 +89,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         memory_bytes=int(float(value["MEMORY_MB"]) * MIB),
         device_name=value["NAME"],
         kernel_seconds=float(value["KERNEL_US"]) * 1e-6,
-        honour_hf32=value["HF32"] == "1",
+        hf32=HF32[value["HF32"]],
         gelu_ignores_approximate=value["GELU"] == "tanh" and not compatible,
         fault=value["FAULT"],
         report=value["REPORT"],
