@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from options import UserError
+
 PACKAGES = ("torch", "torch_npu", "torchvision", "timm", "transformers", "modelscope", "safetensors", "numpy", "pillow")
 VISIBLE_DEVICES = ("ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 ASCEND_HOME = Path("/usr/local/Ascend")
@@ -45,8 +47,12 @@ def write_check(log_dir: Path, **device: str) -> None:
     facts = {"checked": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **host_facts(), **device}
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {'not found' if value is None else value}" for name, value in facts.items()]
-    log_dir.mkdir(parents=True, exist_ok=True)
-    (log_dir / "env_check.log").write_text("\n".join([*lines, "", npu_smi(), ""]), encoding="utf-8")
+    path = log_dir / "env_check.log"
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*lines, "", npu_smi(), ""]), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}; --log-dir names another folder") from error
 
 
 def package_version(package: str) -> str | None:

@@ -18,6 +18,8 @@ ENDPOINTS = {
     "huggingface": ("HF_ENDPOINT", "https://huggingface.co"),
 }
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
+REFUSALS = {"GatedRepoError", "AuthenticationError", "PermissionDeniedError"}  # by name: no client is imported for it
+ABSENCES = {"RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError", "NotExistError"}
 ANSWER_SECONDS = 10  # Hugging Face's client asks for a listing without a time limit
 
 
@@ -35,11 +37,17 @@ def fetch_snapshot(model: str, hub: str, revision: str | None, with_weights: boo
     folder = _download(model, hub, revision, ["*.json"])
     if not with_weights:
         return folder
-    for patterns in (weight_names(folder), ["*.safetensors"]):
-        folder = _download(model, hub, revision, patterns)
-        if any(folder.glob("*.safetensors")):
-            return folder
-    raise UserError(f"{model} on {hub} has no .safetensors weights; only safetensors are read, never a pickle")
+    names = weight_names(folder)
+    folder = _download(model, hub, revision, names)
+    if names == [SINGLE_FILE] and not (folder / SINGLE_FILE).is_file():
+        folder = _download(model, hub, revision, ["*.safetensors"])
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"{model} on {hub} has no .safetensors weights; only safetensors are read, never a pickle")
+        return folder
+    lacking = [name for name in names if not (folder / name).is_file()]
+    if lacking:
+        raise UserError(f"{model} on {hub} lacks {lacking[0]}, a shard that its {INDEX} names")
+    return folder
 
 
 def weight_names(folder: Path) -> list[str]:
@@ -51,21 +59,28 @@ def weight_names(folder: Path) -> list[str]:
         names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index} is no index of safetensors shards: {error!r}") from error
+    if not names:
+        raise UserError(f"{index} names no shard")
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        plain = isinstance(name, str) and Path(name).name == name and not set(name) & set("*?[]")
+        if not (plain and name.endswith(".safetensors")):
             raise UserError(f"{index} names {name!r}, which is no .safetensors file of its own folder")
     return names
 
 
 def _is_complete(folder: Path, with_weights: bool) -> bool:
-    names = ["config.json", *(weight_names(folder) if with_weights else [])]
-    return all((folder / name).is_file() for name in names)
+    if not (folder / "config.json").is_file():
+        return False
+    names = weight_names(folder) if with_weights else []
+    alone = names == [SINGLE_FILE] and len(list(folder.glob("*.safetensors"))) == 1  # under whatever name
+    return alone or all((folder / name).is_file() for name in names)
 
 
 def _cached(model: str, hub: str, revision: str | None) -> Path | None:
     """The snapshot's folder in the hub's cache, complete or not; None where there is none."""
     try:
-        return _snapshot_download(model, hub, revision, patterns=None, local_files_only=True)
+        # One file that every snapshot has: huggingface_hub takes a cache that lacks others for incomplete.
+        return _snapshot_download(model, hub, revision, ["config.json"], local_files_only=True)
     except Exception:  # the clients have no common exception for an empty cache; then the hub is asked, and tells why
         return None
 
@@ -81,11 +96,12 @@ def _download(model: str, hub: str, revision: str | None, patterns: Sequence[str
     except Exception as error:  # the clients raise a dozen unrelated classes; all of them mean: not fetched
         variable, public = ENDPOINTS[hub]
         where = os.environ.get(variable) or public
-        raise UserError(f"{model} can't be fetched from {hub} ({where}): {_reason(error, hub)}") from error
+        what = f"{model} at {revision}" if revision else model
+        raise UserError(f"{what} can't be fetched from {hub} ({where}): {_reason(error, hub)}") from error
 
 
 def _snapshot_download(
-    model: str, hub: str, revision: str | None, patterns: Sequence[str] | None, local_files_only: bool
+    model: str, hub: str, revision: str | None, patterns: Sequence[str], local_files_only: bool
 ) -> Path:
     if hub == "modelscope":
         # The client's patience is for crawlers: without a network it takes 22 s to say so.
@@ -93,6 +109,7 @@ def _snapshot_download(
         os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "1")
         from modelscope import snapshot_download
 
+        revision = revision or "master"  # its cache answers None with any revision that it has
         if not sys.stderr.isatty():
             logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
     else:
@@ -102,16 +119,17 @@ def _snapshot_download(
 
 def _reason(error: Exception, hub: str) -> str:
     """Why the client failed, in a few words. A file's own failure says more than the client's count of failed files."""
+    file = ""
     failed_files = getattr(error, "failed_files", None)
     if isinstance(failed_files, dict) and failed_files:
-        file, cause = next(iter(failed_files.items()))
-        return f"{file}: {_first_line(cause)}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if "Gated" in type(error).__name__ or status == 403:
-        return f"access is restricted; accept its terms on the hub and set {TOKENS[hub]}"
-    if "NotFound" in type(error).__name__ or status in (401, 404):
-        return f"no such model or revision there (if it is private, set {TOKENS[hub]})"
-    return _first_line(_root_cause(error))
+        name, error = next(iter(failed_files.items()))
+        file = f"{name}: "
+    kind, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
+    if kind in REFUSALS or status == 403 or (file and status == 401):
+        return f"{file}access is restricted; accept its terms on the hub and set {TOKENS[hub]}"
+    if kind in ABSENCES or status in (401, 404):
+        return f"{file}no such model or revision there (if it is private, set {TOKENS[hub]})"
+    return file + _first_line(_root_cause(error))
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     with options.open_log(args, SCRIPT, "inference.log") as log:
         environment.write_check(args.log_dir)
+        if args.output:
+            require_writable(args.output)
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
@@ -125,7 +130,7 @@ def report_image(log: RunLog, sample: Sample, vector: Tensor, topk: int, encoder
         for index, value in zip(indices.tolist(), values.tolist(), strict=True)
     ]
     log.line()
-    log.line(f"Top-{topk} outputs (index, value):" if alone else f"Top-{topk} outputs (index, value) of {sample.name}:")
+    log.line(f"Top-{len(top)} outputs (index, value){'' if alone else f' of {sample.name}'}:")
     for rank, entry in enumerate(top, start=1):
         label = f", label={entry['label']}" if entry["label"] else ""
         log.line(f"  {rank}. index={entry['index']}, value={entry['value']:.6f}{label}")
@@ -147,6 +152,7 @@ def write_features(
 ) -> None:
     """Write embeddings [N, D] with what they are of, under a temporary name first: a cut run leaves no half file."""
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     about = {
@@ -158,7 +164,6 @@ def write_features(
     }
     partial = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".npy":
             with partial.open("wb") as file:
                 np.save(file, embeddings.numpy())
@@ -166,8 +171,21 @@ def write_features(
         else:
             save_file({"embedding": embeddings}, partial, {key: _text(value) for key, value in about.items()})
         partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def require_writable(path: Path) -> None:
+    """Raise UserError before hours of work, and not after, when the file can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror or error}") from error
+        raise UserError(f"{path} can't be written: {error.strerror}") from error
 
 
 def _text(value: object) -> str:
