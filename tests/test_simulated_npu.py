@@ -534,7 +534,7 @@ def test_what_cannot_be_understood_is_refused() -> None:
     for name, value, message in [
         ("SIMULATED_NPU_DEVICE", "2", "unknown variable SIMULATED_NPU_DEVICE"),
         ("SIMULATED_NPU_NAME", "Ascend910B", "must contain SIM"),
-        ("SIMULATED_NPU_HF32", "yes", "must be 0 or 1"),
+        ("SIMULATED_NPU_HF32", "yes", "must be 0, 1 or always"),
         ("SIMULATED_NPU_GELU", "erf", "must be tanh or exact"),
     ]:
         with pytest.raises(ValueError, match=message):
