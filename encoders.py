@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -232,9 +233,24 @@ def _load_timm(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         return _timm_encoder(model, built, *_with_random_weights(built, seed))
     state = weights.read_state(checkpoint.files)
     report = weights.compare_state(built, state)
+    if report.missing or report.unexpected:
+        state = _in_todays_names(built, state)
+        report = weights.compare_state(built, state)
     report.require_fit(built.pretrained_cfg["architecture"], checkpoint.source)
     weights.assign_state(built, state)
     return _timm_encoder(model, built, checkpoint.source, partial(weights.files_sha256, checkpoint.files), report)
+
+
+def _in_todays_names(built: nn.Module, state: weights.State) -> weights.State:
+    """A checkpoint of an earlier timm or of the model's first authors, renamed as the architecture's own module does it.
+
+    timm keeps that conversion beside each architecture, as `checkpoint_filter_fn`. What it can't convert stays.
+    """
+    convert = getattr(sys.modules[type(built).__module__], "checkpoint_filter_fn", None)
+    try:
+        return convert(state, built) if convert else state
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError):  # another model's weights
+        return state
 
 
 def _build_timm(name: str) -> Any:

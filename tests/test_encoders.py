@@ -129,6 +129,15 @@ def test_half_precision_checkpoint_runs_in_float32(tmp_path: Path, tiny_timm: Pa
     assert {p.dtype for p in load(tmp_path / "half").module.parameters()} == {torch.float32}
 
 
+def test_a_checkpoint_of_an_earlier_timm_is_renamed(tmp_path: Path) -> None:
+    """Swin's early checkpoints hold index tables that are computed today."""
+    swin = timm.create_model("swin_tiny_patch4_window7_224")
+    state = {key: value.clone() for key, value in swin.state_dict().items()}
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
+    save_file(state, tmp_path / "model.safetensors")
+    assert load("timm/swin_tiny_patch4_window7_224", tmp_path / "model.safetensors").loading.unexpected == []
+
+
 def test_shards_equal_the_single_file(tmp_path: Path, tiny_vit: Path) -> None:
     folder = tmp_path / "sharded"
     ViTModel.from_pretrained(tiny_vit, add_pooling_layer=False).save_pretrained(folder, max_shard_size="20KB")
