@@ -242,7 +242,7 @@ def _load_timm(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
 
 
 def _in_todays_names(built: nn.Module, state: weights.State) -> weights.State:
-    """A checkpoint of an earlier timm or of the model's first authors, renamed as the architecture's own module does it.
+    """A checkpoint of an earlier timm or of the model's first authors, renamed as the architecture's module does it.
 
     timm keeps that conversion beside each architecture, as `checkpoint_filter_fn`. What it can't convert stays.
     """
