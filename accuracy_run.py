@@ -133,7 +133,7 @@ def report_output(
     """Print and record the worst of all samples of one output, and whether it is within the threshold."""
     worst = summaries.worst_metrics(records)
     nonfinite = sum(record["nonfinite"] for record in records)
-    result = "PASS" if summaries.is_within(worst, nonfinite, threshold) else "FAIL"
+    result = "PASS" if summaries.is_within(worst, nonfinite, threshold, False) else "FAIL"
     log.line()
     log.line(f"{output}, the worst of {len(records)} samples")
     for metric in summaries.METRICS:

@@ -15,7 +15,9 @@ from runlog import RunLog, percent
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from common import Outputs
     from images import Sample
+    from session import Session
 
 SCRIPT = "accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -83,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             import session
 
         with session.start(log, args.device, args.dtype, args.numerics) as running:
-            samples = images.sample_exactly(images.find_samples(args.image), max(batch_sizes), args.seed)
+            # Every batch size is timed on ROTATION different batches, each an image further on.
+            count = max(batch_sizes) + ROTATION - 1
+            samples = images.sample_exactly(images.find_samples(args.image), count, args.seed)
             decoded = [sample.load() for sample in samples]
             encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
@@ -92,16 +96,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             baseline_ms = None
             if args.cpu_baseline and running.device.type != "cpu":
+                warm_up(encoder.module, [pixel_values[:1]], limits.warmup)
                 baseline_ms = time_latency(encoder.module, [pixel_values[:1]], limits)[0]
 
             common.place(encoder.module, running.device, running.dtype)
             pixel_values = pixel_values.to(running.device, running.dtype)
             with running.numerics.watch():
-                eager = torch.cat([common.encode(encoder.module, pixels)[0] for pixels in pixel_values[:, None]])
-            running.record(encoder, eager, encoder.weights_sha256())
-            rows = [measure(log, encoder.module, pixel_values, eager, size, samples[0], limits) for size in batch_sizes]
+                singles = [common.encode(encoder.module, pixels) for pixels in pixel_values[:, None]]
+            running.record(encoder, singles[0][0], encoder.weights_sha256())
+            rows = [
+                measure(log, encoder.module, pixel_values, singles, size, samples[0], limits) for size in batch_sizes
+            ]
             report_table(log, rows)
-            report_speedup(log, rows, baseline_ms, str(running.device))
+            report_speedup(log, rows, baseline_ms, running)
     return options.EXIT_OK
 
 
@@ -115,37 +122,43 @@ class Limits:
 
 
 def measure(
-    log: RunLog, module: nn.Module, pixel_values: Tensor, eager: Tensor, batch_size: int, first: Sample, limits: Limits
+    log: RunLog,
+    module: nn.Module,
+    pixel_values: Tensor,
+    singles: Sequence[Outputs],
+    batch_size: int,
+    first: Sample,
+    limits: Limits,
 ) -> dict[str, Any]:
     """Measure and record one batch size; out of memory is a row like the others, and the sweep goes on.
 
-    `pixel_values` [N, 3, H, W], of which `first` is the first, and their embeddings one by one, `eager` [N, D], are on
+    `pixel_values` [N, 3, H, W], of which `first` is the first, and the outputs of each image alone, `singles`, are on
     the device.
     """
-    import torch
-
     import common
+    import numerics
 
     device = pixel_values.device
-    row: dict[str, Any] = {"batch_size": batch_size, "status": "ok", "device": str(device)}
-    turns = [(torch.arange(batch_size) + turn).remainder(len(pixel_values)).to(device) for turn in range(ROTATION)]
+    row: dict[str, Any] = {"batch_size": batch_size, "status": "ok"}
+    batches = [pixel_values[turn : turn + batch_size] for turn in range(ROTATION)]
     try:
         common.reset_peak_memory(device)
-        batches = [pixel_values[turn] for turn in turns]
-        for call in range(limits.warmup):
-            common.forward(module, batches[call % ROTATION])
-        latency_ms, embeddings = time_latency(module, batches, limits)
-        calls = calls_a_window(latency_ms, limits)
-        window_ms = [time_window(module, batches, calls) for _ in range(WINDOWS)]
+        warm_up(module, batches, limits.warmup)
+        latency_ms, timed = time_latency(module, batches, limits)
+        window_ms, calls, queued = time_throughput(module, batches, limits, sum(latency_ms) / len(latency_ms))
     except RuntimeError as error:
         row["status"] = "oom" if common.is_out_of_memory(error) else "error"
-        row["reason"] = common.first_line(error)
+        row["reason"] = options.first_line(error)
         common.empty_cache(device)
     else:
+        embedding = timed[0][0]
+        row |= {"device": str(embedding.device), "dtype": common.dtype_name(embedding.dtype)}
         row |= summaries.summarize_latency(latency_ms)
         row["throughput_ips"] = summaries.throughput_ips(window_ms, batch_size * calls)
         row["peak_memory_mb"] = common.peak_memory_mb(device)
-        row |= verify(embeddings, [eager[turn] for turn in turns], first)
+        row |= verify([*timed.items(), *queued.items()], singles)
+        row |= {"image": first.name, "image_sha256": first.sha256()}
+        row["fingerprint"] = numerics.fingerprint(embedding[0])
         record_latencies(log, batch_size, "latency", latency_ms, calls=1)
         record_latencies(log, batch_size, "throughput", window_ms, calls)
     log.record("perf", **row)
@@ -153,66 +166,84 @@ def measure(
     return row
 
 
-def time_latency(module: nn.Module, batches: Sequence[Tensor], limits: Limits) -> tuple[list[float], dict[int, Tensor]]:
-    """The times of single calls in ms, synchronised on both sides, and the last embeddings of each input in turn."""
+def warm_up(module: nn.Module, batches: Sequence[Tensor], calls: int) -> None:
+    """Calls that nobody times: kernels are compiled, memory is allocated, weights are read from their file."""
+    import common
+
+    for call in range(calls):
+        common.forward(module, batches[call % len(batches)])
+
+
+def time_latency(
+    module: nn.Module, batches: Sequence[Tensor], limits: Limits
+) -> tuple[list[float], dict[int, Outputs]]:
+    """The times of single calls in ms, synchronised on both sides, and the last outputs of each of `batches`."""
     import common
 
     samples_ms: list[float] = []
-    embeddings: dict[int, Tensor] = {}
+    outputs: dict[int, Outputs] = {}
     end = time.perf_counter() + limits.max_seconds
     while not samples_ms or (len(samples_ms) < limits.iterations and time.perf_counter() < end):
         turn = len(samples_ms) % len(batches)
         common.synchronize(batches[turn].device)
         start = time.perf_counter()
-        embedding, _ = common.forward(module, batches[turn])
-        finish(embedding)
+        outputs[turn] = common.forward(module, batches[turn])
+        finish(outputs[turn])
         samples_ms.append((time.perf_counter() - start) * 1000)
-        embeddings[turn] = embedding
-    return samples_ms, embeddings
+    return samples_ms, outputs
 
 
-def calls_a_window(latency_ms: Sequence[float], limits: Limits) -> int:
-    """So many queued calls that all windows together keep to the iterations and the seconds."""
-    affordable = limits.max_seconds * 1000 / min(latency_ms)
-    return max(1, int(min(limits.iterations, affordable) / WINDOWS))
+def time_throughput(
+    module: nn.Module, batches: Sequence[Tensor], limits: Limits, latency_ms: float
+) -> tuple[list[float], int, dict[int, Outputs]]:
+    """The times in ms of windows, how many calls each has, and the last outputs of each of `batches`.
 
-
-def time_window(module: nn.Module, batches: Sequence[Tensor], calls: int) -> float:
-    """The time in ms of calls that are queued back to back and synchronised only at the ends."""
+    A window's calls are queued back to back and synchronised only at its ends. There are so many that all windows
+    together keep to the iterations and, at `latency_ms` a call, to the seconds; at least one window of one call.
+    """
     import common
 
-    common.synchronize(batches[0].device)
-    start = time.perf_counter()
-    for call in range(calls):
-        embedding, _ = common.forward(module, batches[call % len(batches)])
-    finish(embedding)
-    return (time.perf_counter() - start) * 1000
+    affordable = limits.max_seconds * 1000 / latency_ms
+    calls = max(1, int(min(limits.iterations, affordable) / WINDOWS))
+    samples_ms: list[float] = []
+    outputs: dict[int, Outputs] = {}
+    end = time.perf_counter() + limits.max_seconds
+    while not samples_ms or (len(samples_ms) < WINDOWS and time.perf_counter() < end):
+        common.synchronize(batches[0].device)
+        start = time.perf_counter()
+        for call in range(calls):
+            turn = call % len(batches)
+            outputs[turn] = common.forward(module, batches[turn])
+        finish(outputs[turn])
+        samples_ms.append((time.perf_counter() - start) * 1000)
+    return samples_ms, calls, outputs
 
 
-def finish(embedding: Tensor) -> None:
+def finish(outputs: Outputs) -> None:
     """Wait for the device, then read an element: a synchronisation that is lost can't hide in the timer."""
     import common
 
+    embedding, _ = outputs
     common.synchronize(embedding.device)
     embedding.flatten()[-1].item()
 
 
-def verify(embeddings: dict[int, Tensor], eager: Sequence[Tensor], first: Sample) -> dict[str, Any]:
-    """What was timed is what the encoder gives: the timed embeddings [B, D] of each turn against batch size 1."""
+def verify(timed: Sequence[tuple[int, Outputs]], singles: Sequence[Outputs]) -> dict[str, Any]:
+    """What was timed is what the encoder gives: the outputs of batches, each with its first image's place among
+    `singles`, against those of the images alone. The worst relative L2 of any image and output counts.
+    """
     import numerics
 
-    pairs = [
-        (expected, timed)
-        for turn, batch in embeddings.items()
-        for expected, timed in zip(eager[turn].cpu(), batch.cpu(), strict=True)
-    ]
-    errors = [numerics.compare(expected, timed)["relative_l2"] for expected, timed in pairs]
+    errors: list[float | None] = []
+    nonfinite = 0
+    for turn, outputs in timed:
+        for output, batch in enumerate(outputs):
+            for place, image in enumerate(batch.cpu()):
+                errors.append(numerics.compare(singles[turn + place][output][0].cpu(), image)["relative_l2"])
+                nonfinite += numerics.count_nonfinite(image)
     return {
         "output_relative_l2": None if None in errors else max(error for error in errors if error is not None),
-        "nonfinite": sum(numerics.count_nonfinite(timed) for _, timed in pairs),
-        "image": first.name,
-        "image_sha256": first.sha256(),
-        "fingerprint": numerics.fingerprint(embeddings[0][0].cpu()),
+        "nonfinite": nonfinite,
     }
 
 
@@ -257,7 +288,7 @@ def report_table(log: RunLog, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def report_speedup(
-    log: RunLog, rows: Sequence[dict[str, Any]], baseline_ms: Sequence[float] | None, device: str
+    log: RunLog, rows: Sequence[dict[str, Any]], baseline_ms: Sequence[float] | None, running: Session
 ) -> None:
     """How much faster the device is than the CPU in float32 with its threads, both at batch size 1."""
     import torch
@@ -267,9 +298,12 @@ def report_speedup(
         return
     baseline_latency_ms = summaries.summarize_latency(baseline_ms)["avg_latency_ms"]
     speedup = baseline_latency_ms / single["avg_latency_ms"]
-    threads = torch.get_num_threads()
+    threads, dtype = torch.get_num_threads(), single["dtype"]
     log.line()
-    log.line(f"speedup: {speedup:.2f}x ({device} over the CPU with {threads} threads, batch size 1)")
+    log.line(
+        f"speedup: {speedup:.2f}x ({running.device} in {dtype} over the CPU in float32 with {threads} threads, "
+        "batch size 1)"
+    )
     log.record(
         "speedup",
         speedup=speedup,

@@ -32,6 +32,7 @@ DEFAULT_LOGS = ("logs/accuracy.log", "logs/benchmark.log")
 OUTPUTS = ("embedding", "hidden_state")
 WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
 KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
+FEW_SAMPLES = 5  # below it not even the median is bounded
 RELATIVE_TOLERANCE = 1e-9  # of figures that are computed again from the same float64 numbers
 ABSOLUTE_TOLERANCE = 1e-12  # likewise, where they cancel
 OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
@@ -39,8 +40,11 @@ OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
 # What the runs of one verdict must have in common, beside weights, dtype and device.
 COMMON_FACTS = {
     "run_start": ("code_sha256",),
-    "env": ("device_name", "simulated", "python", "platform", "cann", *environment.PACKAGES),
-    "model": ("model", "architecture", "params", "input_size", "preprocess", "compiled"),
+    "env": (
+        *("device_name", "simulated", "python", "platform", "cpu_model", "cann", *environment.PACKAGES),
+        *("npu_driver", "allow_hf32", "fallback_disabled", "task_queue_enable", "visible_devices"),
+    ),
+    "model": ("model", "architecture", "params", "input_size", "preprocess", "compiled", "operators"),
 }
 
 
@@ -227,7 +231,7 @@ def judge(runs: Sequence[Run], gates: Gates) -> tuple[list[Check], list[str]]:
     groups: dict[tuple[str, ...], list[Run]] = {}
     try:
         for run in runs:
-            if run.start.get("script") in KIND:
+            if text(run.start, "script") in KIND:
                 groups.setdefault(identity(run), []).append(run)
     except UnjudgeableError as error:
         return [*checks, Check("evidence", str(error), "whole records", Verdict.CANNOT_JUDGE)], []
@@ -259,8 +263,11 @@ def remarks_on(group: Sequence[Run]) -> Iterator[str]:
     """What a reader must know before the verdict: what this evidence does not prove."""
     env, model = one(group[0], "env"), one(group[0], "model")
     for run in group:
+        for record in run.events("perf"):
+            if isinstance(record.get("n"), int) and record["n"] < FEW_SAMPLES:
+                yield f"warning: batch {record.get('batch_size')} was timed {record['n']} times only."
         for record in run.events("fallback"):
-            yield f"warning: operators ran on the CPU: {record.get('operators')}"
+            yield f"warning: operators ran on the CPU: {record.get('operators')}."
     if model.get("numerics") != "strict":
         yield f"{model.get('numerics')} numerics: the device's defaults, as probed, not what the model asks for."
     if model.get("weights_source") == "random":
@@ -346,7 +353,8 @@ def check_numerics(run: Run) -> Iterator[Check]:
     model, found, kind = one(run, "model"), one(run, "numerics"), KIND[run.start["script"]]
     operators, reference, dtype = model.get("operators"), found.get("reference"), text(model, "dtype")
     known = {"conv", "matmul", "attention", "gelu", "gelu_tanh"}
-    if not isinstance(operators, list) or not set(map(str, operators)) <= known or dtype not in summaries.MANTISSA_BITS:
+    named = isinstance(operators, list) and operators and set(map(str, operators)) <= known
+    if not named or not isinstance(operators, list) or dtype not in summaries.MANTISSA_BITS:
         raise UnjudgeableError("model record: operators or dtype are not those of a numerics probe")
     if not isinstance(reference, dict):
         raise UnjudgeableError("numerics record: no probe of the reference")
@@ -405,7 +413,7 @@ def check_accuracy(run: Run, output: str, threshold: float) -> Iterator[Check]:
         yield Check(f"{output} {metric}", percent(value), at_most(threshold), verdict)
 
     stated = text(accuracy, "result")
-    result = "PASS" if summaries.is_within(worst, int(nonfinite), number(accuracy, "threshold")) else "FAIL"
+    result = "PASS" if summaries.is_within(worst, int(nonfinite), number(accuracy, "threshold"), False) else "FAIL"
     yield Check(f"{output} result in the log", stated, result, passed(stated == result))
 
 
@@ -431,6 +439,15 @@ def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
         yield "sqnr_db does not follow from nmse"
     if not equal(cosine, max(-1.0, 1 - value["one_minus_cosine"])):
         yield "cosine_similarity does not follow from one_minus_cosine"
+    if value["relative_l2"] < 1 and value["one_minus_cosine"] > largest_angle(value["relative_l2"]):
+        yield "one_minus_cosine is more than relative_l2 allows"
+    if len({value[metric] == 0 for metric in ("max_abs_error", "mean_abs_error", "relative_error", "relative_l2")}) > 1:
+        yield "some errors are zero and others are not"
+
+
+def largest_angle(relative_l2: float) -> float:
+    """The largest one_minus_cosine of a vector within `relative_l2` < 1 of the reference: a tangent to that sphere."""
+    return 1 - math.sqrt(1 - relative_l2**2) + ABSOLUTE_TOLERANCE
 
 
 def check_perf(run: Run, gates: Gates) -> Iterator[Check]:
@@ -494,13 +511,18 @@ def raw_samples(run: Run, batch_size: int, name: str) -> tuple[list[float], int]
 
 def check_timed_output(run: Run, row: Record) -> Iterator[Check]:
     """What was timed computed the right thing on the right device."""
-    name, env = f"batch {number(row, 'batch_size'):g}", one(run, "env")
-    device = text(row, "device")
-    yield Check(f"{name} computed on", device, text(env, "device"), passed(device == env["device"]))
+    name = f"batch {number(row, 'batch_size'):g}"
+    found, wanted = f"{text(row, 'device')} {text(row, 'dtype')}", setting(run)
+    yield Check(f"{name} computed on", found, wanted, passed(found == wanted))
     error, nonfinite = number_or_none(row, "output_relative_l2"), number(row, "nonfinite")
     bound = output_tolerance(run)
     verdict = passed(nonfinite == 0 and error is not None and 0 <= error <= bound)
     yield Check(f"{name} output_relative_l2", percent(error), at_most(bound), verdict)
+
+
+def setting(run: Run) -> str:
+    """The device and dtype that all outputs of the run must have."""
+    return f"{text(one(run, 'env'), 'device')} {text(one(run, 'model'), 'dtype')}"
 
 
 def output_tolerance(run: Run) -> float:

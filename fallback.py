@@ -6,9 +6,11 @@ warning is raised. So standard error is read on its way out while an NPU is at w
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ def noticed(device_type: str) -> Iterator[set[str]]:
         return
     original = os.dup(STDERR)
     # A terminal stays one for those who ask, such as progress bars.
-    reading, writing = os.openpty() if os.isatty(STDERR) else os.pipe()
+    reading, writing = _open_terminal() if os.isatty(STDERR) else os.pipe()
     reader = threading.Thread(target=_pass_on, args=(reading, original, operators), daemon=True)
     sys.stderr.flush()
     os.dup2(writing, STDERR)
@@ -40,6 +42,14 @@ def noticed(device_type: str) -> Iterator[set[str]]:
         os.dup2(original, STDERR)  # closes the last writing end: the reader comes to its end
         reader.join(timeout=5)
         os.close(original)
+
+
+def _open_terminal() -> tuple[int, int]:
+    """The two ends of a pseudo-terminal of the size of standard error's: a progress bar fits itself to it."""
+    reading, writing = os.openpty()
+    size = fcntl.ioctl(STDERR, termios.TIOCGWINSZ, bytes(8))  # struct winsize: four shorts
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, size)
+    return reading, writing
 
 
 def _pass_on(reading: int, original: int, operators: set[str]) -> None:

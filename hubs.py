@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from options import UserError
+from options import UserError, first_line
 
 INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -129,14 +129,10 @@ def _reason(error: Exception, hub: str) -> str:
         return f"{file}access is restricted; accept its terms on the hub and set {TOKENS[hub]}"
     if kind in ABSENCES or status in (401, 404):
         return f"{file}no such model or revision there (if it is private, set {TOKENS[hub]})"
-    return file + _first_line(_root_cause(error))
+    return file + first_line(_root_cause(error))
 
 
 def _root_cause(error: BaseException) -> BaseException:
     """The first of a chain of exceptions: "Connection refused", not the retries that were made of it."""
     cause = error.__cause__ or error.__context__
     return _root_cause(cause) if cause else error
-
-
-def _first_line(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

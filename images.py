@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from options import UserError
+from options import UserError, first_line
 
 SMALLEST_CROP = 0.5  # of the image's width and height
 # What Pillow's decoders raise for damaged files, beside the errors that it documents.
@@ -38,7 +38,7 @@ class Sample:
             with Image.open(self.path) as file:
                 image = to_rgb(ImageOps.exif_transpose(file))
         except DECODING_ERRORS as error:
-            raise UserError(f"{self.path} can't be decoded as an image: {_first_line(error)}") from error
+            raise UserError(f"{self.path} can't be decoded as an image: {first_line(error)}") from error
         if self.crop is None:
             return image
         left, top, right, bottom = self.crop
@@ -115,7 +115,3 @@ def _is_image(file: Path, folder: Path) -> bool:
     """By its name: one that Pillow has a reader for, and not hidden below `folder`."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     return not hidden and Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN and file.is_file()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

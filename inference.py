@@ -53,8 +53,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=feature_file,
         metavar="FILE",
-        help="write the embeddings in input order: .safetensors, the image names in its metadata, or .npy, the names "
-        "in a .json beside it",
+        help="write the outputs (embeddings; a classifier's logits) in input order: .safetensors, the image names in "
+        "its metadata, or .npy, the names in a .json beside it",
     )
     return parser.parse(argv)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-FINGERPRINT_SIZE = 8
+FINGERPRINT_SIZE = 64
 
 
 def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
@@ -18,6 +18,8 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
     `sqnr_db` = -10 log10 nmse (None without any error), `one_minus_cosine` = ||y/||y|| - r/||r||||^2 / 2, which keeps
     its digits where 1 - cos cancels, `cosine_similarity` = 1 - one_minus_cosine, which stays within [-1, 1].
     `top5_match` is the share of the reference's five largest elements that are among the candidate's five largest.
+    `top1_gap` is how far the reference's value at the candidate's largest element lies below the reference's largest,
+    as a share of the reference's range: 0 where both have the same largest element, tiny where two are all but tied.
     `nonfinite` counts the NaN and infinite elements of both.
 
     A NaN or infinity never equals anything, itself included: the metrics that it reaches are None.
@@ -40,10 +42,11 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
         "cosine_similarity": max(1 - one_minus_cosine, -1.0),  # max keeps a NaN only as its first argument
         "one_minus_cosine": one_minus_cosine,
         "top5_match": top5_match(r, y),
+        "top1_gap": top1_gap(r, y),
     }
     nonfinite = count_nonfinite(r) + count_nonfinite(y)
     if nonfinite:
-        metrics["top5_match"] = None
+        metrics["top5_match"] = metrics["top1_gap"] = None
     finite = {name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()}
     return {**finite, "nonfinite": nonfinite}
 
@@ -59,6 +62,12 @@ def top5_match(r: Tensor, y: Tensor) -> float:
     return len(set(r.topk(count).indices.tolist()) & set(y.topk(count).indices.tolist())) / count
 
 
+def top1_gap(r: Tensor, y: Tensor) -> float:
+    """(max r - r[argmax y]) / (max r - min r) of r, y [N]; 0 for a constant r, where all are tied."""
+    extent = r.max() - r.min()
+    return float((r.max() - r[y.argmax()]) / extent) if extent != 0 else 0.0
+
+
 def worst_token(reference: Tensor, candidate: Tensor) -> tuple[int, float | None]:
     """The token [T, C] with the largest relative L2 error, and that error; None is a NaN's, and the largest."""
     r, y = reference.double(), candidate.double()
@@ -68,10 +77,16 @@ def worst_token(reference: Tensor, candidate: Tensor) -> tuple[int, float | None
 
 
 def fingerprint(embedding: Tensor) -> list[float]:
-    """A few numbers of an embedding [D] by which it is recognised within tolerance: its norm and spread elements."""
-    values = embedding.double().flatten()
-    spread = torch.linspace(0, values.numel() - 1, FINGERPRINT_SIZE).long()
-    return [float(values.norm()), *values[spread].tolist()]
+    """A few numbers of an embedding [D] by which it is recognised within tolerance.
+
+    They are its products with seeded vectors of random signs. Such projections keep distances: the relative L2
+    difference of two fingerprints is that of the embeddings within about 1/sqrt(FINGERPRINT_SIZE) of its value
+    (Achlioptas, 2003, "Database-friendly random projections").
+    """
+    values = embedding.double().flatten().cpu()
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (FINGERPRINT_SIZE, values.numel()), generator=generator).double() * 2 - 1
+    return (signs @ values / math.sqrt(FINGERPRINT_SIZE)).tolist()
 
 
 def count_nonfinite(output: Tensor) -> int:

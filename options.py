@@ -26,6 +26,11 @@ class UserError(Exception):
     """Something the user can mend. The message is one line that says what is wrong and what works instead."""
 
 
+def first_line(error: object) -> str:
+    """An exception in one line, for a message that is one line itself."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class Parser(argparse.ArgumentParser):
     """A script's parser: a description, its flags, examples, and usage errors in the form of all our errors."""
 

@@ -33,6 +33,8 @@ KINDS = {
     "matmul": {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"},
     "attention": {"scaled_dot_product_attention"},
 }
+# Functions that hide both products and the attention from a mode: they are computed without it.
+WHOLE_ATTENTION = {"multi_head_attention_forward", "_native_multi_head_attention", "_transformer_encoder_layer_fwd"}
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 
 
@@ -133,9 +135,11 @@ class GeluByFormula(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "gelu" or args[0].device.type != self.device_type:
+        if getattr(func, "__name__", "") != "gelu":
             return func(*args, **kwargs)
-        x = args[0]
+        x = args[0] if args else kwargs["input"]
+        if x.device.type != self.device_type:
+            return func(*args, **kwargs)
         formula = gelu_tanh if kwargs.get("approximate", "none") == "tanh" else gelu_erf
         return formula(x.float()).to(x.dtype) if x.dtype != torch.float64 else formula(x)
 
@@ -152,6 +156,8 @@ class OperatorTrace(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "gelu":
             self.operators.add("gelu_tanh" if kwargs.get("approximate", "none") == "tanh" else "gelu")
+        elif name in WHOLE_ATTENTION:
+            self.operators |= {"matmul", "attention"}
         elif name in KIND_OF:
             self.operators.add(KIND_OF[name])
         return func(*args, **kwargs)

@@ -30,6 +30,7 @@ from typing import Any, TextIO
 
 FORMAT = 1
 MARKER = "@record "
+INT_DIGITS = 19  # of 64 bits
 TAIL_BYTES = 65536  # enough to hold the run_end of a log
 
 Record = dict[str, Any]
@@ -118,11 +119,11 @@ class RunLog:
 
 
 def set_aside(path: Path) -> None:
-    """Rename the log at `path` to `*.prev.log`; a complete earlier log is never replaced by an incomplete one."""
+    """Rename the log at `path` to `*.prev.log`, unless it is incomplete and would replace a complete one."""
     previous = path.with_suffix(".prev.log")
     if not path.is_file():
         return
-    if previous.exists() and not _ends_complete(path):
+    if previous.is_file() and _ends_complete(previous) and not _ends_complete(path):
         path.unlink()
     else:
         path.replace(previous)
@@ -241,6 +242,7 @@ def _parse_record(text: bytes) -> Record:
         object_pairs_hook=_unique_keys,
         parse_constant=_refuse_constant,
         parse_float=_finite_float,
+        parse_int=_bounded_int,
     )
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
@@ -267,6 +269,12 @@ def _finite_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is beyond a float")
     return value
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > INT_DIGITS:
+        raise ValueError(f"{text[:20]} is beyond any count")
+    return int(text)
 
 
 def _integrity_problems(records: list[Record], digest: str) -> Iterator[str]:

@@ -8,9 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 Number = int | float
 
 # The worst of several samples is the largest error, but the smallest similarity.
-ERROR_METRICS = ("max_abs_error", "mean_abs_error", "relative_error", "relative_l2", "nmse", "one_minus_cosine")
+ERROR_METRICS = (
+    *("max_abs_error", "mean_abs_error", "relative_error", "relative_l2", "nmse", "one_minus_cosine"),
+    "top1_gap",
+)
 SIMILARITY_METRICS = ("cosine_similarity", "sqnr_db", "top5_match")
 GATED_METRICS = ("relative_error", "relative_l2")
+EXPECTED_FACTOR = 2
+LARGEST_ALLOWED = 0.1
 METRICS = ERROR_METRICS + SIMILARITY_METRICS
 
 # What float32, float16 and bfloat16 keep of a mantissa; HF32 keeps 11 bits, TF32 10.
@@ -37,10 +42,28 @@ def worst_metrics(samples: Sequence[Mapping[str, Number | None]]) -> dict[str, N
     return worst
 
 
-def is_within(worst: Mapping[str, Number | None], nonfinite: int, threshold: float) -> bool:
-    """The accuracy gate: all finite, and the errors that NMSE and cosine would let through within the threshold."""
-    gated = [worst[metric] for metric in GATED_METRICS]
-    return nonfinite == 0 and all(value is not None and value <= threshold for value in gated)
+def gated_metrics(classifier: bool) -> tuple[str, ...]:
+    """What decides: the errors that an NMSE or a cosine would let through, and of a classifier its first class.
+
+    A first class that changed counts where the reference's gap between the two is above the bound: a tie is no error.
+    """
+    return (*GATED_METRICS, "top1_gap") if classifier else GATED_METRICS
+
+
+def allowed_error(dtype: str, threshold: float, expected_relative_l2: float | None) -> float:
+    """The bound of the gated metrics: `threshold`; for bfloat16 twice what its rounding is expected to cost.
+
+    The expectation is an emulation's, and counts to 10 % at most; without one, `threshold` holds for bfloat16 too.
+    """
+    if dtype != "bfloat16" or expected_relative_l2 is None:
+        return threshold
+    return min(EXPECTED_FACTOR * expected_relative_l2, LARGEST_ALLOWED)
+
+
+def is_within(worst: Mapping[str, Number | None], nonfinite: int, allowed: float, classifier: bool) -> bool:
+    """The accuracy gate: all finite, and every gated metric at most `allowed`."""
+    gated = [worst[metric] for metric in gated_metrics(classifier)]
+    return nonfinite == 0 and all(value is not None and value <= allowed for value in gated)
 
 
 def percentile(samples: Sequence[float], percent: int) -> float | None:

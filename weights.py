@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from common import first_line
-from options import UserError
+from options import UserError, first_line
 
 NAMED_KEYS = 3  # how many of the keys that do not fit an error names
 RANDOM_RECIPE = 1  # raise it when random_state changes: the recipe's hash identifies the weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ def run(tiny_vit: Path, tmp_path: Path) -> Callable[..., Records]:
     return perf
 
 
+class Twice(torch.nn.Module):
+    """The smallest encoder: its input as both outputs. `events` says when it ran."""
+
+    def __init__(self, events: list[str] | None = None) -> None:
+        super().__init__()
+        self.events = [] if events is None else events
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.events.append("forward")
+        return pixels, pixels
+
+
 def break_forward(monkeypatch: pytest.MonkeyPatch, broken: Callable[[Tensor, Forward], Any]) -> None:
     """Let a function decide what the transformers encoder gives for its pixel_values."""
     forward = encoders.TransformersModule.forward
@@ -56,11 +69,9 @@ def test_every_batch_size_has_its_raw_samples(run: Callable[..., Records]) -> No
 def test_the_seconds_beat_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr(accuracy_run_perf.time, "perf_counter", lambda: float(next(clock)))
-    module = torch.nn.Identity()
-    module.forward = lambda pixels: (pixels, pixels)  # type: ignore[method-assign]
-    samples, _ = accuracy_run_perf.time_latency(module, [torch.ones(1, 2)], Limits(1, 1000, 10))
+    samples, _ = accuracy_run_perf.time_latency(Twice(), [torch.ones(1, 2)], Limits(1, 1000, 10))
     assert 1 < len(samples) < 10
-    samples, _ = accuracy_run_perf.time_latency(module, [torch.ones(1, 2)], Limits(1, 1000, 0.1))
+    samples, _ = accuracy_run_perf.time_latency(Twice(), [torch.ones(1, 2)], Limits(1, 1000, 0.1))
     assert len(samples) == 1
 
 
@@ -74,7 +85,16 @@ def test_the_seconds_beat_the_iterations(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_windows_keep_to_the_iterations_and_the_seconds(limits: Limits, latency_ms: float, calls: int) -> None:
-    assert accuracy_run_perf.calls_a_window([latency_ms], limits) == calls
+    samples, found, _ = accuracy_run_perf.time_throughput(Twice(), [torch.ones(1, 2)], limits, latency_ms)
+    assert (found, len(samples)) == (calls, accuracy_run_perf.WINDOWS)
+
+
+def test_windows_end_with_the_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the calls turn out slower than their latency was, windows are left out, but not the first."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(accuracy_run_perf.time, "perf_counter", lambda: float(next(clock)))
+    samples, _, _ = accuracy_run_perf.time_throughput(Twice(), [torch.ones(1, 2)], Limits(1, 100, 5), 1.0)
+    assert 1 < len(samples) < accuracy_run_perf.WINDOWS
 
 
 def test_out_of_memory_is_a_row_and_the_sweep_goes_on(
@@ -116,6 +136,27 @@ def test_a_batch_that_computes_something_else_is_noticed(
     assert find(run(), "perf", batch_size=2)["output_relative_l2"] == pytest.approx(0.1, rel=1e-3)
 
 
+def test_the_hidden_state_and_the_queued_calls_are_verified_too(
+    run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_token(pixels: Tensor, forward: Forward) -> Any:
+        embedding, hidden_state = forward(pixels)
+        return embedding, hidden_state * (1.1 if len(pixels) > 1 else 1)
+
+    calls = 0
+
+    def wrong_last_call(pixels: Tensor, forward: Forward) -> Any:
+        nonlocal calls
+        embedding, hidden_state = forward(pixels)
+        calls += len(pixels) == 2
+        return embedding * (1.1 if calls > 7 else 1), hidden_state  # after one warm-up and six timed calls
+
+    for broken in (wrong_token, wrong_last_call):
+        with monkeypatch.context() as patch:
+            break_forward(patch, broken)
+            assert find(run(), "perf", batch_size=2)["output_relative_l2"] == pytest.approx(0.1, rel=1e-3)
+
+
 def test_nan_in_a_timed_output_is_counted(run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch) -> None:
     def nan_in_batches(pixels: Tensor, forward: Forward) -> Any:
         embedding, hidden_state = forward(pixels)
@@ -128,16 +169,15 @@ def test_nan_in_a_timed_output_is_counted(run: Callable[..., Records], monkeypat
 
 
 def test_the_inputs_rotate(run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[float] = set()
+    seen: dict[int, set[float]] = defaultdict(set)
 
     def watch(pixels: Tensor, forward: Forward) -> Any:
-        if len(pixels) == 4:
-            seen.add(float(pixels[0].sum()))
+        seen[len(pixels)].add(float(pixels.sum()))
         return forward(pixels)
 
     break_forward(monkeypatch, watch)
-    run(batch_sizes=(1, 4))
-    assert len(seen) == accuracy_run_perf.ROTATION
+    run(batch_sizes=(2, 4))
+    assert [len(seen[size]) for size in (2, 4)] == [accuracy_run_perf.ROTATION] * 2
 
 
 def test_the_fingerprint_is_the_accuracy_runs(run: Callable[..., Records], tiny_vit: Path, tmp_path: Path) -> None:
@@ -160,10 +200,10 @@ def test_every_time_is_synchronised_on_both_sides(monkeypatch: pytest.MonkeyPatc
     events: list[str] = []
     monkeypatch.setattr(common, "synchronize", lambda device: events.append("synchronize"))
     monkeypatch.setattr(accuracy_run_perf.time, "perf_counter", lambda: float(events.append("clock") or len(events)))
-    module = torch.nn.Identity()
-    module.forward = lambda pixels: (events.append("forward"), (pixels, pixels))[1]  # type: ignore[method-assign,func-returns-value]
-    accuracy_run_perf.time_window(module, [torch.ones(1, 2)], calls=2)
-    assert events == ["synchronize", "clock", "forward", "forward", "synchronize", "clock"]
+    accuracy_run_perf.time_throughput(
+        Twice(events), [torch.ones(1, 2)], Limits(1, 2 * accuracy_run_perf.WINDOWS, 1e3), 1
+    )
+    assert events[:7] == ["clock", "synchronize", "clock", "forward", "forward", "synchronize", "clock"]
     events.clear()
-    accuracy_run_perf.time_latency(module, [torch.ones(1, 2)], Limits(1, 1, 1))
+    accuracy_run_perf.time_latency(Twice(events), [torch.ones(1, 2)], Limits(1, 1, 1))
     assert events == ["clock", "synchronize", "clock", "forward", "synchronize", "clock"]

@@ -63,6 +63,11 @@ def test_the_table_fits_a_terminal(check: Check, evidence: Path) -> None:
 
 
 # ------------------------------------------------------------------------------- edits that were signed again
+def another_direction(records: Records) -> None:
+    """An embedding at a right angle to the reference can't be near it."""
+    find(records, "sample", output="embedding").update(one_minus_cosine=1.0, cosine_similarity=0.0)
+
+
 METRIC_EDITS = [
     (change("accuracy", "relative_error", 1e-9, output="embedding"), "worst of samples"),
     (change("accuracy", "relative_error", None, output="embedding"), "worst of samples"),
@@ -78,6 +83,8 @@ METRIC_EDITS = [
     (change("sample", "sqnr_db", 300.0, output="embedding"), "formulas"),
     (change("sample", "top5_match", 2, output="embedding"), "formulas"),
     (change("sample", "max_abs_error", 0.0, output="embedding"), "formulas"),
+    (change("sample", "relative_error", 0.0, output="embedding"), "formulas"),
+    (another_direction, "formulas"),
     (change("sample", "nonfinite", 1, output="hidden_state"), "NaN or infinite"),
     (change("sample", "device", "npu:0", output="hidden_state"), "computed on"),
     (change("sample", "dtype", "float16", output="hidden_state"), "computed on"),
@@ -97,7 +104,8 @@ PERF_EDITS = [
     (change("perf", "output_relative_l2", -1, batch_size=2), "output_relative_l2"),
     (change("perf", "nonfinite", 5, batch_size=2), "output_relative_l2"),
     (change("perf", "device", "npu:0", batch_size=1), "computed on"),
-    (change("perf", "fingerprint", [0.0] * 9, batch_size=1), "same embedding"),
+    (change("perf", "fingerprint", [0.0] * 64, batch_size=1), "same embedding"),
+    (change("perf", "dtype", "float16", batch_size=1), "computed on"),
     (change("perf", "fingerprint", lambda old: [value * 1.02 for value in old], batch_size=2), "same embedding"),
     (change("perf", "fingerprint", lambda old: old[:3], batch_size=2), "same embedding"),
     (change("latencies", "samples_ms", [0.001] * 5, **{"batch_size": 1, "pass": "latency"}), "summary"),
@@ -226,6 +234,10 @@ OTHER_THINGS = [
     change("model", "numerics", None),
     change("model", "operators", None),
     change("model", "operators", ["teleport"]),
+    change("model", "operators", []),
+    change("run_start", "script", ["x"]),
+    change("perf", "n", 10**30, batch_size=1),
+    *(change("env", key, "other") for key in ("npu_driver", "cpu_model", "visible_devices", "task_queue_enable")),
     change("numerics", "reference", None),
     drop("numerics"),
     change("env", "device_name", "another machine"),

@@ -240,8 +240,8 @@ def test_a_lost_synchronisation_would_be_seen(forks: Forks, tmp_path: Path) -> N
         shutil.copy(file, tmp_path)
     script = tmp_path / "accuracy_run_perf.py"
     text = script.read_text()
-    assert text.count("        finish(embedding)\n") == 1
-    script.write_text(text.replace("        finish(embedding)\n", ""))
+    assert text.count("        finish(outputs[turn])\n") == 2
+    script.write_text(text.replace("        finish(outputs[turn])\n", ""))
     latency, kernels = latency_and_kernels(forks, tmp_path, script)
     assert latency < kernels
 

@@ -78,7 +78,7 @@ def test_the_reader_gives_what_the_writer_was_given(lines: Lines) -> None:
     assert run.events("accuracy")[0]["samples"] == [1, 2.5, None, {"a": True}]
 
 
-@pytest.mark.parametrize("value", [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2**63, 10**400])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2**63])
 def test_a_number_survives_to_its_last_digit(tmp_path: Path, value: float) -> None:
     with RunLog(tmp_path / "x.log", "x.py", []) as log:
         log.record("sample", value=value)
@@ -264,6 +264,7 @@ DAMAGED = {
     "-Infinity": b'{"run":"a","seq":0,"event":"x","v":[-Infinity]}',
     "beyond a float": b'{"run":"a","seq":0,"event":"x","v":1e999}',
     "beyond a float, negative": b'{"run":"a","seq":0,"event":"x","v":{"w":-1e999}}',
+    "an integer beyond 64 bits": b'{"run":"a","seq":0,"event":"x","v":' + b"9" * 20 + b"}",
     "an endless integer": b'{"run":"a","seq":0,"event":"x","v":' + b"9" * 5000 + b"}",
     "a duplicate key": b'{"run":"a","seq":0,"event":"x","v":1,"v":2}',
     "a duplicate key inside": b'{"run":"a","seq":0,"event":"x","v":{"w":1,"w":2}}',
