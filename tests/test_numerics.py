@@ -311,14 +311,14 @@ def test_the_worst_token_of_equal_outputs_has_no_error() -> None:
 @pytest.mark.parametrize("error", [0.001, 0.01, 0.1, 1.0])
 @pytest.mark.parametrize("size", [128, 1000, 1408])
 def test_the_distance_of_two_fingerprints_is_that_of_the_embeddings(size: int, error: float) -> None:
-    """Within 45 %, for errors in all directions alike: at the bound of 1 % an error of 2 % is not let through."""
+    """Within 60 %, for errors in all directions alike: what passes for 1 % is less than 2.5 %."""
     generator = torch.Generator().manual_seed(size)
     for _ in range(50):
         embedding = torch.randn(size, generator=generator, dtype=torch.float64)
         direction = torch.randn(size, generator=generator, dtype=torch.float64)
         other = embedding + error * direction / direction.norm() * embedding.norm()
         a, b = fingerprint(embedding), fingerprint(other)
-        assert math.dist(a, b) / math.hypot(*a) == pytest.approx(error, rel=0.45)
+        assert math.dist(a, b) / math.hypot(*a) == pytest.approx(error, rel=0.6)
 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 1000])
