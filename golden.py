@@ -45,7 +45,7 @@ def forward_in_float64(module: nn.Module, pixel_values: Tensor) -> Outputs:
     with tqdm(total=len(pixel_values), desc="cpu float64", unit="image", disable=None) as bar:
         for start in range(0, len(pixel_values), size):
             batch = pixel_values[start : start + size]
-            with torch.no_grad(), _float64_by_default(), EveryOperatorInFloat64():
+            with torch.inference_mode(False), torch.no_grad(), _float64_by_default(), EveryOperatorInFloat64():
                 outputs.append(own(batch.double()))
             bar.update(len(batch))
     embeddings, hidden_states = zip(*outputs, strict=True)
@@ -91,8 +91,10 @@ class EveryOperatorInFloat64(TorchFunctionMode):
         if name == "view" and any(isinstance(argument, torch.dtype) for argument in (*args, *kwargs.values())):
             raise _lost(name, "reads the bits of a tensor as another dtype")
         widened: list[Tensor] = []
-        result = func(*_widen(args, widened), **_widen(kwargs, widened))
-        if any(tensor._version for tensor in widened):
+        args_wide, kwargs_wide = _widen(args, widened), _widen(kwargs, widened)
+        versions = [tensor._version for tensor in widened]  # they count writes, outside of inference mode alone
+        result = func(*args_wide, **kwargs_wide)
+        if versions != [tensor._version for tensor in widened]:
             raise _lost(name, "writes into a tensor of less than float64")
         narrow = _narrow_dtypes(result)
         if narrow and _has_tensor((args, kwargs)):
