@@ -294,8 +294,7 @@ def check_group(group: Sequence[Run], gates: Gates) -> Iterator[Check]:
         yield from guarded(check_setting(run, gates))
         yield from guarded(check_numerics(run))
     for run in kinds["accuracy"]:
-        for output in OUTPUTS:
-            yield from guarded(check_accuracy(run, output, gates.threshold))
+        yield from guarded(check_references(run, gates.threshold))
     for run in kinds["perf"]:
         yield from guarded(check_perf(run, gates))
     for perf in kinds["perf"]:
@@ -370,13 +369,27 @@ def passed(condition: bool) -> Verdict:
     return Verdict.PASS if condition else Verdict.FAIL
 
 
-def check_accuracy(run: Run, output: str, threshold: float) -> Iterator[Check]:
-    """One output of one accuracy run: samples that agree with themselves and the summary, errors within bounds."""
-    accuracies = [record for record in run.events("accuracy") if record.get("output") == output]
+def check_references(run: Run, threshold: float) -> Iterator[Check]:
+    """Both outputs of one accuracy run against every reference that any of its records names."""
+    records = [*run.events("accuracy"), *run.events("sample")]
+    references = sorted({text(record, "reference") for record in records})
+    if not references:
+        raise UnjudgeableError("no accuracy or sample records")
+    for reference in references:
+        for output in OUTPUTS:
+            prefix = f"{reference} " if len(references) > 1 else ""
+            checks = guarded(check_accuracy(run, output, reference, threshold))
+            yield from (replace(check, name=prefix + check.name) for check in checks)
+
+
+def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> Iterator[Check]:
+    """One output against one reference: samples that agree with themselves and the summary, errors within bounds."""
+    of_both = {"output": output, "reference": reference}.items()
+    accuracies = [record for record in run.events("accuracy") if of_both <= record.items()]
     if len(accuracies) != 1:
-        raise UnjudgeableError(f"{len(accuracies)} accuracy records of {output}, not 1")
+        raise UnjudgeableError(f"{len(accuracies)} accuracy records of {output} against {reference}, not 1")
     accuracy = accuracies[0]
-    samples = [record for record in run.events("sample") if record.get("output") == output]
+    samples = [record for record in run.events("sample") if of_both <= record.items()]
     expected = number(accuracy, "samples")
     yield Check(f"{output} samples", str(len(samples)), f"{expected:g}", passed(len(samples) == expected > 0))
     if not samples:
@@ -388,7 +401,6 @@ def check_accuracy(run: Run, output: str, threshold: float) -> Iterator[Check]:
     found = ", ".join(sorted(" ".join(place) for place in places))
     yield Check(f"{output} computed on", found, " ".join(wanted), passed(places == {wanted}))
 
-    reference = text(accuracy, "reference")
     references = ("float64",) if wanted == ("cpu", "float32") else ("float32", "float64")
     yield Check(f"{output} reference", reference, " or ".join(references), passed(reference in references))
 

@@ -81,6 +81,11 @@ class Encoder:
     def params(self) -> int:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
+    @property
+    def input_size(self) -> list[int]:
+        """What `preprocess` gives of any image: [3, H, W]."""
+        return list(self.preprocess(Image.new("RGB", (64, 64))).shape)
+
     def record(self, weights_sha256: str | None) -> dict[str, Any]:
         """The fields of the `model` record."""
         return {
@@ -95,7 +100,7 @@ class Encoder:
             "left_out_keys": len(self.loading.left_out),
             "dtype": dtype_name(next(self.module.parameters()).dtype),
             "compiled": False,
-            "input_size": list(self.preprocess(Image.new("RGB", (64, 64))).shape),
+            "input_size": self.input_size,
             "preprocess": self.preprocessing,
         }
 

@@ -35,6 +35,29 @@ def test_the_reference_is_of_a_higher_precision(dtype: str, reference: str, tiny
     assert find(records, "model")["dtype"] == dtype
 
 
+def test_golden_is_a_second_reference_with_a_noise_floor(tiny_timm: Path, tmp_path: Path) -> None:
+    records = run(tmp_path, tiny_timm, "--dtype", "float16", "--golden")
+    for output in accuracy_run.OUTPUTS:
+        errors = {}
+        for reference in ("float32", "float64"):
+            samples = [r for r in records if r["event"] == "sample" and r["output"] == output]
+            of_one = [r["relative_l2"] for r in samples if r["reference"] == reference]
+            errors[reference] = find(records, "accuracy", output=output, reference=reference)["relative_l2"]
+            assert errors[reference] == max(of_one)
+            assert len(of_one) == 2
+        floor = find(records, "noise_floor", output=output)
+        assert floor["relative_l2"] == max(floor["samples_relative_l2"])
+        assert 1e-8 < floor["relative_l2"] < 1e-5 < errors["float64"]
+        assert 0 < abs(errors["float32"] - errors["float64"]) <= floor["relative_l2"]
+    assert "noise floor of embedding: " in (tmp_path / "accuracy.log").read_text()
+
+
+def test_golden_of_float32_on_the_cpu_is_its_only_reference(tiny_timm: Path, tmp_path: Path) -> None:
+    records = run(tmp_path, tiny_timm, "--golden")
+    assert {r["reference"] for r in records if r["event"] in ("sample", "accuracy")} == {"float64"}
+    assert not [r for r in records if r["event"] == "noise_floor"]
+
+
 def test_both_outputs_of_every_sample_are_recorded(tiny_vit: Path, tmp_path: Path) -> None:
     records = run(tmp_path, tiny_vit, "--samples", "3")
     samples = [record for record in records if record["event"] == "sample"]
@@ -60,6 +83,9 @@ def test_nan_in_the_weights_is_a_fail_and_not_a_pass(tiny_timm: Path, tmp_path: 
     save_file(state, tmp_path / "model" / "model.safetensors")
 
     records = run(tmp_path, tmp_path / "model")
+    golden = run(tmp_path / "golden", tmp_path / "model", "--dtype", "float16", "--golden")
+    assert find(golden, "noise_floor", output="embedding")["relative_l2"] is None
+    assert find(golden, "noise_floor", output="hidden_state")["relative_l2"] > 0
     embedding = find(records, "accuracy", output="embedding")
     assert (embedding["result"], embedding["relative_error"]) == ("FAIL", None)
     assert embedding["nonfinite"] == 2 * 20  # of ten elements in the reference and the candidate, two samples

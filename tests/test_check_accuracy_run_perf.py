@@ -62,6 +62,13 @@ def test_the_table_fits_a_terminal(check: Check, evidence: Path) -> None:
     assert max(map(len, output.splitlines())) <= 100
 
 
+def against_float32(records: Records) -> None:
+    """As if the CPU's float32 had been compared with itself."""
+    for record in records:
+        if record["event"] in ("sample", "accuracy"):
+            record["reference"] = "float32"
+
+
 # ------------------------------------------------------------------------------- edits that were signed again
 def another_direction(records: Records) -> None:
     """An embedding at a right angle to the reference can't be near it."""
@@ -73,7 +80,7 @@ METRIC_EDITS = [
     (change("accuracy", "relative_error", None, output="embedding"), "worst of samples"),
     (change("accuracy", "cosine_similarity", 1.000058, output="embedding"), "worst of samples"),
     (change("accuracy", "result", "FAIL", output="hidden_state"), "result in the log"),
-    (change("accuracy", "reference", "float32", output="embedding"), "reference"),
+    (against_float32, "reference"),
     (change("accuracy", "samples", 3, output="embedding"), "samples"),
     (change("sample", "relative_l2", None, output="embedding"), "relative_l2"),
     (change("sample", "relative_l2", 0.5, output="embedding"), "formulas"),
@@ -418,6 +425,82 @@ def test_npu_evidence_passes_where_an_npu_is_required(check: Check, evidence: Pa
     code, output = check(*on_npu(evidence, tmp_path), "--require-device", "npu")
     assert code == 0, output
     assert "nothing about" not in output
+
+
+def against_both(evidence: Path, folder: Path, edit: Edit) -> list[Path]:
+    """NPU evidence against float32 and float64, edited: float64's records twice, once under the other name."""
+
+    def double(records: Records) -> None:
+        of_one = [record for record in records if record["event"] in ("sample", "accuracy")]
+        at = records.index(of_one[0])
+        records[at:at] = [{**record, "reference": "float32"} for record in of_one]
+        edit(records)
+
+    accuracy, perf = on_npu(evidence, folder)
+    return [edited(accuracy, folder / "both.log", double), perf]
+
+
+def test_every_reference_is_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
+    code, output = check(*against_both(evidence, tmp_path, lambda records: None))
+    assert code == 0, output
+    for output_name in checker.OUTPUTS:
+        for reference in ("float32", "float64"):
+            assert f"{reference} {output_name} relative_l2" in output
+    assert max(map(len, output.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("reference", ["float32", "float64"])
+@pytest.mark.parametrize("output_name", checker.OUTPUTS)
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda of: drop("accuracy", **of), 2),
+        (lambda of: drop("sample", **of), 1),
+        (lambda of: change("accuracy", "relative_l2", 1e-9, **of), 1),
+        (lambda of: change("accuracy", "result", "FAIL", **of), 1),
+        (lambda of: change("sample", "relative_l2", 0.5, **of), 1),
+        (lambda of: change("sample", "nonfinite", 1, **of), 1),
+        (lambda of: change("accuracy", "reference", "float16", **of), 2),
+        (lambda of: change("sample", "reference", None, **of), 2),
+        (lambda of: lambda records: records.insert(5, dict(find(records, "accuracy", **of))), 2),
+    ],
+)
+def test_no_reference_hides_behind_the_other(
+    make: Callable[[dict[str, str]], Edit],
+    code: int,
+    reference: str,
+    output_name: str,
+    check: Check,
+    evidence: Path,
+    tmp_path: Path,
+) -> None:
+    edit = make({"output": output_name, "reference": reference})
+    found, output = check(*against_both(evidence, tmp_path, edit))
+    assert found == code, output
+
+
+def without_one_output(records: Records) -> None:
+    """The whole comparison of one output with one reference is gone, samples and summary."""
+    of = {"output": "hidden_state", "reference": "float32"}
+    records[:] = [record for record in records if not of.items() <= record.items()]
+
+
+def without_accuracy(records: Records) -> None:
+    records[:] = [record for record in records if record["event"] not in ("sample", "accuracy")]
+
+
+def against_int8(records: Records) -> None:
+    for record in records:
+        if record.get("reference") == "float32":
+            record["reference"] = "int8"
+
+
+@pytest.mark.parametrize(("edit", "code"), [(without_one_output, 2), (without_accuracy, 2), (against_int8, 1)])
+def test_both_outputs_are_held_to_a_known_reference(
+    edit: Edit, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    found, output = check(*against_both(evidence, tmp_path, edit))
+    assert found == code, output
 
 
 def test_cpu_evidence_fails_where_an_npu_is_required(check: Check, evidence: Path) -> None:

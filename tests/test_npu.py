@@ -55,6 +55,26 @@ def test_the_chain_as_plain_processes(run_script: Runner, tmp_path: Path) -> Non
     assert "speedup: " in perf.stdout
 
 
+def test_a_reference_of_the_cpu_serves_the_npu(forks: Forks, tmp_path: Path) -> None:
+    """Saved on the CPU, used on the NPU with golden beside it, tied by the checker to a perf run of its images."""
+    file = ("--device", "cpu", "--samples", 2, "--save-reference", "vit.safetensors")
+    assert forks.run("accuracy_run.py", *VIT, *file, cwd=tmp_path).code == 0
+    run = forks.run(*ACCURACY, *VIT, "--reference", "vit.safetensors", "--golden", cwd=tmp_path)
+    assert run.code == 0, run.stderr
+    saved = read_records(tmp_path / "logs" / "accuracy.log")
+    assert {r["reference"] for r in saved if r["event"] == "accuracy"} == {"float32", "float64"}
+
+    assert forks.run(*ACCURACY, *VIT, "--golden", cwd=tmp_path).code == 0
+    computed = read_records(tmp_path / "logs" / "accuracy.log")
+    for event, fields in (("accuracy", {"output": "embedding", "reference": "float64"}), ("noise_floor", {})):
+        assert find(saved, event, **fields)["relative_l2"] == find(computed, event, **fields)["relative_l2"]
+
+    assert forks.run(*PERF, *SIZES, *VIT, cwd=tmp_path).code == 0
+    for log in ("logs/accuracy.log", "logs/accuracy.prev.log"):
+        check = forks.run(*CHECK, log, "logs/benchmark.log", cwd=tmp_path)
+        assert check.code == 0, check.stdout
+
+
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 def test_the_chain_on_a_tiny_vit_gives_the_cpus_bits(
     library: str, forks: Forks, tiny_timm: Path, tiny_vit: Path, tmp_path: Path
