@@ -20,10 +20,10 @@ from torch import Tensor
 
 import environment
 import runlog
-from common import Outputs, dtype_name, first_line
+from common import Outputs, dtype_name
 from encoders import Encoder
 from images import Sample
-from options import UserError
+from options import UserError, first_line
 from runlog import RunLog
 
 KIND = "accuracy_run.py reference"
