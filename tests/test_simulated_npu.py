@@ -505,6 +505,73 @@ def test_selectors_choose_the_part_of_the_result() -> None:
         assert fired() == 0, "a matrix has no heads"
 
 
+class TwoBlocks(nn.Module):
+    """Two blocks of two operators each, which are named blocks.0 and blocks.1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Sigmoid(), nn.Sigmoid()) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> list[bool]:
+        return [bool(block(x).isnan().any()) for block in self.blocks]
+
+
+@simulated()
+def test_module_selector_follows_the_module_wherever_it_runs() -> None:
+    model, x = nn.Sequential(TwoBlocks()), torch.ones(2, 3, device="npu")
+    with injected("sigmoid:nan;module=blocks.1") as fired:
+        assert model(x) == [False, True]
+        assert fired() == 2
+        assert model[0].blocks[1](x).isnan().any(), "alone"
+        assert not model[0].blocks[1][0](x).isnan().any(), "a part of it alone is not the block"
+        assert Forward(lambda x: model[0].blocks[1](x))(x).isnan().any(), "in another module"
+        assert not model[0].blocks[0](x).isnan().any()
+        assert TwoBlocks()(x) == [False, True], "another model has the name too"
+    for name, expected in {
+        "0.blocks.0": [True, False],
+        "blocks.1.1": [False, True],
+        "0": [True, True],
+        "locks.1": [False, False],
+        "blocks": [False, False],  # a list of modules does not run
+    }.items():
+        with injected(f"sigmoid:nan;module={name}"):
+            assert model(x) == expected, name
+
+
+@simulated()
+def test_module_selector_knows_a_module_by_the_first_model_that_ran() -> None:
+    model, x = TwoBlocks(), torch.ones(2, 3, device="npu")
+    with injected("sigmoid:nan;module=blocks.1") as fired:
+        model.blocks[1](x)  # before the whole model: it is nobody's part yet
+        assert fired() == 0
+
+
+@simulated()
+def test_call_selector_counts_inside_the_selected_module() -> None:
+    model, x = TwoBlocks(), torch.ones(2, 3, device="npu")
+    for call in (0, 1):
+        with injected(f"sigmoid:nan;module=blocks.1;call={call}") as fired:
+            assert model(x) == [False, True]
+            assert model.blocks[1](x).isnan().any(), "alone it makes the same calls"
+            assert fired() == 2
+
+
+@simulated()
+def test_module_names_do_not_keep_a_module_alive() -> None:
+    import gc
+
+    from torch_npu import module_forward
+
+    gc.collect()
+    before = len(module_forward._names)
+    model = TwoBlocks()
+    model(torch.ones(2, 3, device="npu"))
+    assert len(module_forward._names) == before + 8
+    del model
+    gc.collect()
+    assert len(module_forward._names) == before
+
+
 @simulated()
 def test_to_stay_leaves_a_module_on_the_cpu() -> None:
     with injected("to:stay") as fired:
@@ -527,6 +594,8 @@ def test_what_cannot_be_understood_is_refused() -> None:
         "gelu:nan;heads=3": "selector 'heads' does not apply",
         "gelu:oom;head=3": "selector 'head' does not apply",
         "gelu:nan;call=-1": "call takes a number from 0",
+        "gelu:nan;module=": "module takes a module's name",
+        "to:stay;module=blocks.1": "selector 'module' does not apply",
         "gelu:stay": "only make sense as to:stay",
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -21,6 +21,10 @@ Selectors of the call, all of which must match:
     call=K     only the K-th call (from 0) of the operator in an outermost nn.Module forward
     forward=K  only the K-th (from 0) outermost forward that uses a device
     batch=N    only when the first tensor given to the outermost module has N as leading dimension
+    module=M   only while a module is running whose qualified name is M or ends with .M, such as
+               blocks.5 or layers.11.  The names are those in the outermost module that a module was
+               first called with: a block keeps its name when it is run alone after a forward of the
+               whole model.  With it, call=K counts the calls inside such modules
 Selectors of the part of the result that nan, inf, zero, scale and noise change:
     sample=K   index K of dimension 0
     head=K     index K of dimension 1 of a 4-D result, as attention's [B, heads, T, D]
@@ -67,10 +71,13 @@ class Fault:
     kind: str
     amount: float  # of scale and noise
     selectors: dict[str, int]
+    module: str = ""  # the selector of that name; "" for any module
 
     def selects_call(self, operator: str) -> bool:
         """Whether this call of ``operator`` is one the fault is meant for; counts the calls."""
         if not outermost.depth or operator.rstrip("_") not in self.operators:
+            return False
+        if self.module and not outermost.is_inside(self.module):
             return False
         now = {
             "call": outermost.fault_calls[self.spec],
@@ -128,15 +135,21 @@ def _parse_one(spec: str) -> Fault:
     if not any(hasattr(torch.ops.aten, name) for name in operators):
         raise ValueError(f"fault {spec!r}: unknown operator {operator!r}")
     selectors = {}
+    module = ""
     for text in selector_texts:
         name, _, value = text.partition("=")
         allowed = CALL_SELECTORS | PART_SELECTORS if kind in VALUE_KINDS else CALL_SELECTORS
-        if name not in allowed or kind == "stay":
+        if name not in allowed | {"module"} or kind == "stay":
             raise ValueError(f"fault {spec!r}: selector {name!r} does not apply")
+        if name == "module":
+            if not value:
+                raise ValueError(f"fault {spec!r}: module takes a module's name")
+            module = value
+            continue
         if not value.isdecimal():
             raise ValueError(f"fault {spec!r}: {name} takes a number from 0")
         selectors[name] = int(value)
-    return Fault(spec, operators, kind, float(amount or 0), selectors)
+    return Fault(spec, operators, kind, float(amount or 0), selectors, module)
 
 
 FAULTS = parse(settings.fault)

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -20,19 +21,27 @@ class OutermostForward(threading.local):
 
     def __init__(self) -> None:
         self.fault_calls: Counter[str] = Counter()  # calls of each fault's operator so far
+        self.running: list[torch.nn.Module] = []  # from the outermost module to the innermost
 
-    def enter(self, inputs: Iterable[Any]) -> None:
-        """A module is called with ``inputs``."""
+    def enter(self, module: torch.nn.Module, inputs: Iterable[Any]) -> None:
+        """``module`` is called with ``inputs``."""
         if self.depth == 0:
+            _name_parts(module)
             first = next(tensors_in(inputs), None)
             self.batch_size = first.shape[0] if first is not None and first.dim() else None
             self.index = None
             self.fault_calls.clear()
         self.depth += 1
+        self.running.append(module)
 
     def leave(self) -> None:
         """A module returned or raised."""
         self.depth -= 1
+        self.running.pop()
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a module is running whose qualified name is ``name`` or ends with it, after a dot."""
+        return any(f".{_names.get(module, '')}".endswith(f".{name}") for module in self.running)
 
     def kernel_launched(self) -> None:
         """Count this forward as one of the device's, at its first kernel."""
@@ -42,6 +51,17 @@ class OutermostForward(threading.local):
 
 
 outermost = OutermostForward()
+_names: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+def _name_parts(module: torch.nn.Module) -> None:
+    """Give ``module``'s parts, itself included, their names in it; a name once given stays.
+
+    So a block keeps the name that it has in the model when it is run alone later.
+    """
+    if module not in _names:
+        for name, part in module.named_modules():
+            _names.setdefault(part, name)
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
@@ -61,7 +81,7 @@ def track_module_calls() -> None:
 
     @functools.wraps(call)
     def tracked(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        outermost.enter((args, kwargs))
+        outermost.enter(self, (args, kwargs))
         try:
             return call(self, *args, **kwargs)
         finally:
