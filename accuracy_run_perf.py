@@ -234,16 +234,16 @@ def verify(timed: Sequence[tuple[int, Outputs]], singles: Sequence[Outputs]) -> 
     """
     import numerics
 
-    errors: list[float | None] = []
-    nonfinite = 0
-    for turn, outputs in timed:
-        for output, batch in enumerate(outputs):
-            for place, image in enumerate(batch.cpu()):
-                errors.append(numerics.compare(singles[turn + place][output][0].cpu(), image)["relative_l2"])
-                nonfinite += numerics.count_nonfinite(image)
+    pairs = [
+        (singles[turn + place][output][0].cpu(), image)
+        for turn, outputs in timed
+        for output, batch in enumerate(outputs)
+        for place, image in enumerate(batch.cpu())
+    ]
+    expected, found = zip(*pairs, strict=True)
     return {
-        "output_relative_l2": None if None in errors else max(error for error in errors if error is not None),
-        "nonfinite": nonfinite,
+        "output_relative_l2": numerics.worst_relative_l2(expected, found),
+        "nonfinite": sum(map(numerics.count_nonfinite, found)),
     }
 
 

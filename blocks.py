@@ -212,12 +212,12 @@ def mark_blamed(layers: Sequence[Layer], dtype: torch.dtype) -> list[Layer]:
     """
     if not layers:
         return []
-    threshold = max(STANDS_OUT * statistics.median_low([_size(layer.isolated) for layer in layers]), noise(dtype))
-    first = next((layer for layer in layers if _size(layer.isolated) > threshold), None)
+    threshold = max(STANDS_OUT * statistics.median_low([size(layer.isolated) for layer in layers]), noise(dtype))
+    first = next((layer for layer in layers if size(layer.isolated) > threshold), None)
     return [replace(layer, blamed=layer is first) for layer in layers]
 
 
-def _size(error: float | None) -> float:
+def size(error: float | None) -> float:
     return math.inf if error is None else error
 
 
@@ -225,19 +225,19 @@ def conclude(layers: Sequence[Layer], dtype: torch.dtype) -> str:
     """One line in words, for the profile of a device that computes in `dtype`."""
     if not layers:
         return "no block of the main chain ran"
-    middle = statistics.median_low([_size(layer.isolated) for layer in layers])
-    largest = max(layers, key=lambda layer: _size(layer.isolated))
+    middle = statistics.median_low([size(layer.isolated) for layer in layers])
+    largest = max(layers, key=lambda layer: size(layer.isolated))
     blamed = next((layer for layer in layers if layer.blamed), None)
     if blamed:
         return (
             f"block {blamed.block} ({blamed.name}): alone it errs by {_format(blamed.isolated)}, others by {middle:.1e}"
         )
-    entering = _size(layers[0].propagated)
-    if entering > max(noise(dtype), STANDS_OUT * _size(largest.isolated)):
+    entering = size(layers[0].propagated)
+    if entering > max(noise(dtype), STANDS_OUT * size(largest.isolated)):
         found = _format(layers[0].propagated)
         return f"the error enters before block 0 ({layers[0].name}): its output is off by {found}, alone it is right"
-    worst = max(layers, key=lambda layer: _size(layer.propagated))
-    if _size(worst.propagated) <= noise(dtype):
+    worst = max(layers, key=lambda layer: size(layer.propagated))
+    if size(worst.propagated) <= noise(dtype):
         found = _format(worst.propagated)
         return f"all {len(layers)} blocks are right within rounding ({found}): a larger error arises after them"
     return (

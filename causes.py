@@ -389,4 +389,4 @@ def _conclude_unexplained(explanations: Sequence[Explanation], error: float | No
     if error <= FLOAT32_NOISE:
         return f"unexplained, but of the size of float32 rounding: {error:.1e}"
     shares = [each.explained for each in explanations if each.explained is not None]
-    return f"unexplained: none of the known causes explains more than {max(shares) * 100:.0f} %"
+    return f"unexplained: none of the known causes explains more than {max([0.0, *shares]) * 100:.0f} %"

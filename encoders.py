@@ -93,6 +93,7 @@ class Encoder:
             "library": self.library,
             "architecture": self.architecture,
             "params": self.params,
+            "classifier": self.label is not None,
             "weights_source": self.weights_source,
             "weights_sha256": weights_sha256,
             "missing_keys": len(self.loading.missing),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -49,6 +50,12 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
         metrics["top5_match"] = metrics["top1_gap"] = None
     finite = {name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()}
     return {**finite, "nonfinite": nonfinite}
+
+
+def worst_relative_l2(references: Iterable[Tensor], candidates: Iterable[Tensor]) -> float | None:
+    """The largest relative_l2 of the pairs; None where one is not finite."""
+    errors = [compare(r, y)["relative_l2"] for r, y in zip(references, candidates, strict=True)]
+    return None if None in errors else max(error for error in errors if error is not None)
 
 
 def sqnr_db(nmse: float) -> float | None:

@@ -29,6 +29,7 @@ from runlog import RunLog
 KIND = "accuracy_run.py reference"
 FORMAT = 1
 OUTPUTS = ("embedding", "hidden_state")
+EXPECTED_DTYPES = ("float16", "bfloat16")
 ABOUT = ("model", "precisions", "preprocess", "versions", "code_sha256", "git")  # what a run's log repeats
 
 
@@ -37,16 +38,25 @@ class Reference:
     """N preprocessed images and what the CPU makes of them.
 
     `outputs` holds the embedding [N, D] and hidden_state [N, T, C] of each precision, by the dtype's name.
+    `expected_relative_l2` holds, for 16-bit dtypes, what rounding to them is expected to cost each output.
     """
 
     pixel_values: Tensor  # [N, 3, H, W], float32
     images: list[str]
     image_sha256: list[str]
     outputs: dict[str, Outputs]
+    expected_relative_l2: dict[str, dict[str, float | None]]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], pixel_values: Tensor, outputs: dict[str, Outputs]) -> Reference:
-        return cls(pixel_values, [s.name for s in samples], [s.sha256() for s in samples], outputs)
+    def of(
+        cls,
+        samples: Sequence[Sample],
+        pixel_values: Tensor,
+        outputs: dict[str, Outputs],
+        expected_relative_l2: dict[str, dict[str, float | None]],
+    ) -> Reference:
+        names, hashes = [sample.name for sample in samples], [sample.sha256() for sample in samples]
+        return cls(pixel_values, names, hashes, outputs, expected_relative_l2)
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ def save(path: Path, reference: Reference, encoder: Encoder, weights_sha256: str
         "preprocess": encoder.preprocessing,
         "images": reference.images,
         "image_sha256": reference.image_sha256,
+        "expected_relative_l2": reference.expected_relative_l2,
         "versions": _versions(),
         "code_sha256": runlog.code_sha256(),
         "git": runlog.git_commit(),
@@ -137,7 +148,8 @@ def load(path: Path, precisions: Sequence[str], count: int, samples: Sequence[Sa
             )
     outputs = {p: (tensors[f"{OUTPUTS[0]}.{p}"][:count], tensors[f"{OUTPUTS[1]}.{p}"][:count]) for p in precisions}
     pixel_values, names, hashes = tensors["pixel_values"], about["images"], about["image_sha256"]
-    reference = Reference(pixel_values[:count], names[:count], hashes[:count], outputs)
+    expected = about["expected_relative_l2"]
+    reference = Reference(pixel_values[:count], names[:count], hashes[:count], outputs, expected)
     with path.open("rb") as file:
         return Saved(reference, path, hashlib.file_digest(file, "sha256").hexdigest(), about)
 
@@ -165,8 +177,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _is_whole(tensors: dict[str, Tensor], about: Any) -> bool:
     """Whether every sample has a name, a hash, pixel values, and each output in each precision in that very dtype."""
-    keys = {*ABOUT, "weights_sha256", "images", "image_sha256"}
+    keys = {*ABOUT, "weights_sha256", "images", "image_sha256", "expected_relative_l2"}
     if not isinstance(about, dict) or not keys <= set(about) or not isinstance(about["versions"], dict):
+        return False
+    expected = about["expected_relative_l2"]
+    if not isinstance(expected, dict) or not all(isinstance(expected.get(name), dict) for name in EXPECTED_DTYPES):
         return False
     lists = [about[key] for key in ("precisions", "images", "image_sha256")]
     if not all(isinstance(items, list) and items and all(isinstance(item, str) for item in items) for items in lists):

@@ -46,7 +46,6 @@ def test_golden_is_a_second_reference_with_a_noise_floor(tiny_timm: Path, tmp_pa
             assert errors[reference] == max(of_one)
             assert len(of_one) == 2
         floor = find(records, "noise_floor", output=output)
-        assert floor["relative_l2"] == max(floor["samples_relative_l2"])
         assert 1e-8 < floor["relative_l2"] < 1e-5 < errors["float64"]
         assert 0 < abs(errors["float32"] - errors["float64"]) <= floor["relative_l2"]
     assert "noise floor of embedding: " in (tmp_path / "accuracy.log").read_text()

@@ -93,6 +93,9 @@ METRIC_EDITS = [
     (change("sample", "relative_error", 0.0, output="embedding"), "formulas"),
     (another_direction, "formulas"),
     (change("sample", "nonfinite", 1, output="hidden_state"), "NaN or infinite"),
+    (change("accuracy", "nonfinite", 1, output="hidden_state"), "NaN or infinite"),
+    (change("sample", "worst_token_relative_l2", None, output="hidden_state"), "worst token"),
+    (change("sample", "image_sha256", "0" * 64, output="hidden_state"), "images of the outputs"),
     (change("sample", "device", "npu:0", output="hidden_state"), "computed on"),
     (change("sample", "dtype", "float16", output="hidden_state"), "computed on"),
     (drop("sample", output="embedding", image="grace_hopper.jpg crop 1"), "samples"),
@@ -168,6 +171,49 @@ def test_an_error_over_the_threshold_fails_and_another_threshold_passes_it(
         ["embedding", "relative_l2"],
     ]
     assert check(log, evidence / "benchmark.log", "--threshold", "3")[0] == 0
+
+
+@pytest.mark.parametrize(("classifier", "code"), [(True, 1), (False, 0)])
+def test_a_first_class_that_changed_fails_a_classifier(
+    classifier: bool, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def another_class(records: Records) -> None:
+        find(records, "model")["classifier"] = classifier
+        for record in records:
+            if record["event"] in ("sample", "accuracy") and record["output"] == "embedding":
+                record["top1_gap"] = 0.3
+            if record["event"] == "accuracy" and record["output"] == "embedding" and classifier:
+                record["result"] = "FAIL"
+
+    logs = [edited(evidence / name, tmp_path / name, another_class) for name in ("accuracy.log",)]
+    same = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", change("model", "classifier", classifier))
+    result, output = check(*logs, same)
+    assert result == code, output
+    assert any("top1_gap" in row for row in failing(output)) == (code == 1)
+
+
+@pytest.mark.parametrize(("expected", "code"), [(0.015, 0), (0.005, 1), (None, 1), (9.0, 0)])
+def test_bfloat16_is_held_to_twice_its_expected_error(
+    expected: float | None, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def bfloat16(records: Records) -> None:
+        find(records, "model")["dtype"] = "bfloat16"
+        find(records, "numerics").update(conv_mantissa_bits=7, matmul_mantissa_bits=7, attention_mantissa_bits=7)
+        for record in records:
+            if record["event"] in ("sample", "perf"):
+                record["dtype"] = "bfloat16"
+
+    def off_by_two_percent(records: Records) -> None:
+        bfloat16(records)
+        over_the_threshold(records)
+        for record in records:
+            if record["event"] == "accuracy":
+                record.update(expected_relative_l2=expected, threshold=0.1, result="PASS")
+
+    accuracy = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", off_by_two_percent)
+    perf = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", bfloat16)
+    result, output = check(accuracy, perf)
+    assert result == code, output
 
 
 def test_the_checkers_threshold_counts_and_not_the_logs(check: Check, evidence: Path, tmp_path: Path) -> None:

@@ -266,6 +266,80 @@ def test_a_lost_synchronisation_would_be_seen(forks: Forks, tmp_path: Path) -> N
     assert latency < kernels
 
 
+# -------------------------------------------------------------------------------------------------- explanations
+def accuracy_records(folder: Path) -> Records:
+    return read_records(folder / "logs" / "accuracy.log")
+
+
+def best_cause(folder: Path) -> str:
+    (best,) = [record for record in accuracy_records(folder) if record["event"] == "cause" and record["best"]]
+    return str(best["cause"])
+
+
+def blamed_blocks(folder: Path) -> list[str]:
+    layers = [record for record in accuracy_records(folder) if record["event"] == "layer"]
+    assert len(layers) == 6
+    return [layer["name"] for layer in layers if layer["blamed"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "cause"),
+    [
+        (("--numerics", "fast"), {"SIMULATED_NPU_GELU": "exact"}, "conv_hf32"),
+        (("--numerics", "fast"), {"SIMULATED_NPU_HF32": "0"}, "gelu_tanh"),
+        (("--numerics", "fast"), {}, "conv_hf32+gelu_tanh"),
+        (("--dtype", "bfloat16"), {}, "bfloat16"),
+        ((), {"SIMULATED_NPU_FAULT": "layer_norm:scale=1.01"}, "unexplained"),
+    ],
+)
+def test_explain_names_the_cause_in_force(
+    arguments: tuple[str, ...], environment: dict[str, str], cause: str, forks: Forks, tmp_path: Path
+) -> None:
+    run = forks.run(*ACCURACY, *VIT, *arguments, "--explain", cwd=tmp_path, **environment)
+    assert run.code == 0, run.stderr
+    assert best_cause(tmp_path) == cause
+    assert "\ncause: " in run.stdout
+    assert "\nblocks: " in run.stdout
+
+
+def test_a_fail_is_explained_and_its_block_blamed_without_being_asked(forks: Forks, tmp_path: Path) -> None:
+    fault = {"SIMULATED_NPU_FAULT": "layer_norm:scale=1.1;module=blocks.1"}
+    assert forks.run(*ACCURACY, *VIT, cwd=tmp_path, **fault).code == 0
+    assert find(accuracy_records(tmp_path), "accuracy")["result"] == "FAIL"
+    assert best_cause(tmp_path) == "unexplained"
+    assert blamed_blocks(tmp_path) == ["model.blocks.1"]
+
+
+def test_a_pass_is_explained_only_on_request(forks: Forks, tmp_path: Path) -> None:
+    assert forks.run(*ACCURACY, *VIT, cwd=tmp_path).code == 0
+    assert not [r for r in accuracy_records(tmp_path) if r["event"] in ("cause", "layer")]
+
+
+def test_an_error_far_above_float32_noise_is_a_warning_that_passes(forks: Forks, tmp_path: Path) -> None:
+    fault = {"SIMULATED_NPU_FAULT": "layer_norm:scale=1.001"}
+    run = forks.run(*ACCURACY, *VIT, cwd=tmp_path, **fault)
+    assert find(accuracy_records(tmp_path), "accuracy")["result"] == "PASS"
+    assert "far above the noise of float32" in run.stdout
+    assert forks.run(*PERF, *SIZES, *VIT, cwd=tmp_path).code == 0
+    check = forks.run(*CHECK, cwd=tmp_path)
+    assert check.code == 0
+    assert "warning: embedding errs by" in check.stdout
+
+
+def test_bfloat16_is_held_to_its_expected_error(forks: Forks, tmp_path: Path) -> None:
+    """Its rounding passes by twice the emulated expectation; the same error again does not."""
+    for script in (ACCURACY, (*PERF, *SIZES)):
+        assert forks.run(*script, *VIT, "--dtype", "bfloat16", cwd=tmp_path).code == 0
+    accuracy = find(accuracy_records(tmp_path), "accuracy", output="embedding")
+    assert 0.004 < accuracy["expected_relative_l2"] < 0.05
+    assert accuracy["threshold"] == 2 * accuracy["expected_relative_l2"]
+    check = forks.run(*CHECK, cwd=tmp_path)
+    assert check.code == 0, check.stdout
+    fault = {"SIMULATED_NPU_FAULT": "linear:noise=0.1"}
+    assert forks.run(*ACCURACY, *VIT, "--dtype", "bfloat16", cwd=tmp_path, **fault).code == 0
+    assert forks.run(*CHECK, cwd=tmp_path).code == 1
+
+
 # ---------------------------------------------------------------------------------------------- faults, and none
 @dataclass(frozen=True)
 class Fault:
