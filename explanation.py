@@ -40,8 +40,8 @@ def _explain_by_cause(running: Session, module: nn.Module, pixel_values: Tensor,
         attention_bits=running.numerics.probe.attention_mantissa_bits,
     )
     for each in found:
-        explained = "-" if each.explained is None else percent(each.explained)
-        running.log.line(f"  {each.cause:<32} explains {explained:>10}{'  <- best' if each.best else ''}")
+        explained = "-" if each.explained is None else f"{each.explained * 100:.1f}%"
+        running.log.line(f"  {each.cause:<32} explained {explained:>10}{'  <- best' if each.best else ''}")
         running.log.record("cause", **vars(each))
     running.log.line(f"cause: {causes.conclude(found)}")
 
