@@ -453,12 +453,16 @@ def _from_pretrained(folder: Path, options: dict[str, bool]) -> tuple[Any, weigh
     return built, weights.LoadingReport(
         missing=sorted(info["missing_keys"]),
         unexpected=[key for key in unexpected if key not in left_out],
-        misshapen=[_describe_mismatch(*mismatch) for mismatch in sorted(info["mismatched_keys"])],
+        misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],
         left_out=left_out,
     )
 
 
-def _describe_mismatch(key: str, found: Sequence[int], wanted: Sequence[int]) -> str:
+def _describe_mismatch(mismatch: str | tuple[str, Sequence[int], Sequence[int]]) -> str:
+    """A key with its shapes; transformers 4.57 gives the key alone."""
+    if isinstance(mismatch, str):
+        return mismatch
+    key, found, wanted = mismatch
     return f"{key} {list(found)}, not {list(wanted)}"
 
 

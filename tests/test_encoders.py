@@ -231,7 +231,7 @@ def corrupt(folder: Path, target: Path, change: str) -> Path:
     [
         ("missing key", "missing: "),
         ("unexpected key", "unexpected: surplus.weight"),
-        ("misshapen key", "[3, 3]"),
+        ("misshapen key", "1 misshapen: "),
         ("truncated", "no whole safetensors file"),
         ("pickle", "no whole safetensors file"),
     ],
