@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import options
 import summaries
 from runlog import RunLog, percent
+from summaries import OUTPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,6 @@ EXAMPLES = """examples:
   python accuracy_run.py --device cpu --save-reference giant.safetensors    the CPU's side, on any machine
   python accuracy_run.py --device npu --reference giant.safetensors         the NPU's side against that file
 """
-OUTPUTS = ("embedding", "hidden_state")
 EXPECTED_IMAGES = 2  # whose rounding to 16 bits is emulated
 
 

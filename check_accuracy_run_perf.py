@@ -19,6 +19,7 @@ import options
 import summaries
 from options import UserError
 from runlog import Record, Run, UnreadableRecordError, percent, printable, read_runs
+from summaries import OUTPUTS
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -29,7 +30,6 @@ EXAMPLES = """examples:
 exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
 """
 DEFAULT_LOGS = ("logs/accuracy.log", "logs/benchmark.log")
-OUTPUTS = ("embedding", "hidden_state")
 WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
 KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
 FEW_SAMPLES = 5  # below it not even the median is bounded
@@ -255,8 +255,8 @@ def check_integrity(run: Run) -> Check:
 def identity(run: Run) -> tuple[str, ...]:
     """What a run is evidence of: runs of different identity are judged apart."""
     model, env = one(run, "model"), one(run, "env")
-    setting = [text(model, key) for key in ("weights_sha256", "model", "dtype", "numerics")]
-    return *setting, text(env, "device")
+    asked = [text(model, key) for key in ("weights_sha256", "model", "dtype", "numerics")]
+    return *asked, text(env, "device")
 
 
 def remarks_on(group: Sequence[Run]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 import re
@@ -107,6 +108,7 @@ def cpu_quota() -> float | None:
     return None if quota.strip() in ("max", "-1") else int(quota) / int(period)
 
 
+@functools.cache
 def npu_smi() -> str:
     """What `npu-smi info` prints, word for word: its layout changes between drivers, so it is recorded, not parsed."""
     command = shutil.which("npu-smi")

@@ -25,10 +25,10 @@ from encoders import Encoder
 from images import Sample
 from options import UserError, first_line
 from runlog import RunLog
+from summaries import OUTPUTS
 
 KIND = "accuracy_run.py reference"
 FORMAT = 1
-OUTPUTS = ("embedding", "hidden_state")
 EXPECTED_DTYPES = ("float16", "bfloat16")
 ABOUT = ("model", "precisions", "preprocess", "versions", "code_sha256", "git")  # what a run's log repeats
 

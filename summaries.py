@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 Number = int | float
 
+# What an encoder gives, in the order in which its module gives them.
+OUTPUTS = ("embedding", "hidden_state")
+
 # The worst of several samples is the largest error, but the smallest similarity.
 ERROR_METRICS = (
     *("max_abs_error", "mean_abs_error", "relative_error", "relative_l2", "nmse", "one_minus_cosine"),

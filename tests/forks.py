@@ -20,10 +20,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+import torch
 from conftest import ROOT, Finished
 
 SIMULATED_NPU = Path(__file__).parent / "simulated_npu"
+needs_simulated_npu = pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no device backends written in Python; 2.14 has",
+)
 PREPARED = ("timm", "timm.data", "transformers", "torchvision", "safetensors.torch", "tqdm", "PIL.Image")
+
+
+def measure_on_simulated_npu(script: str, gelu: str) -> dict[str, Any]:
+    """What a file of tests, run as a script on the simulated NPU, prints as its last line, from JSON."""
+    path = os.pathsep.join(map(str, (SIMULATED_NPU, ROOT)))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "SIMULATED_NPU_GELU": gelu}
+    child = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
+    assert child.returncode == 0, child.stderr
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
 
 
 class Forks:

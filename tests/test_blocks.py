@@ -8,9 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,8 +16,7 @@ import pytest
 import timm
 import torch
 import transformers
-from conftest import ROOT
-from forks import SIMULATED_NPU
+from forks import measure_on_simulated_npu, needs_simulated_npu
 from small_models import DEMO, VIT, Model, load
 from torch import Tensor, nn
 
@@ -271,18 +267,7 @@ FAULTS = ("layer_norm:scale=1.01", "attention:zero;head=0")
 
 @pytest.fixture(scope="module")
 def on_simulated_npu() -> dict[str, Any]:
-    path = os.pathsep.join(map(str, (SIMULATED_NPU, ROOT)))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "SIMULATED_NPU_GELU": "exact"}
-    child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
-    assert child.returncode == 0, child.stderr
-    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return found
-
-
-needs_simulated_npu = pytest.mark.skipif(
-    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no device backends written in Python; 2.14 has",
-)
+    return measure_on_simulated_npu(__file__, gelu="exact")
 
 
 @needs_simulated_npu

@@ -9,9 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -20,8 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
-from forks import SIMULATED_NPU
+from forks import measure_on_simulated_npu, needs_simulated_npu
 from small_models import DEMO, VIT, Model, load
 from torch import Tensor, nn
 
@@ -421,18 +417,10 @@ SIMULATED = {  # conv HF32, matmul HF32, tanh GELU, dtype
 
 @pytest.fixture(scope="module")
 def on_simulated_npu() -> dict[str, Any]:
-    path = os.pathsep.join(map(str, (SIMULATED_NPU, ROOT)))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "SIMULATED_NPU_GELU": "tanh"}
-    child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
-    assert child.returncode == 0, child.stderr
-    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return found
+    return measure_on_simulated_npu(__file__, gelu="tanh")
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no device backends written in Python; 2.14 has",
-)
+@needs_simulated_npu
 @pytest.mark.parametrize("cause", SIMULATED)
 def test_the_cause_in_force_on_the_simulated_npu_is_the_best(cause: str, on_simulated_npu: dict[str, Any]) -> None:
     found = on_simulated_npu[cause]

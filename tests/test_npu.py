@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT, Finished, Runner
-from forks import SIMULATED_NPU, Forks
+from forks import SIMULATED_NPU, Forks, needs_simulated_npu
 
 from logs import Records, find, read_records
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no device backends written in Python; 2.14 has",
-)
+pytestmark = needs_simulated_npu
 
 VIT = ("--model", "timm/test_vit", "--weights", "random")  # three blocks, exact GELU, seeded weights
 ON_NPU = ("--device", "npu")
