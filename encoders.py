@@ -100,7 +100,6 @@ class Encoder:
             "unexpected_keys": len(self.loading.unexpected),
             "left_out_keys": len(self.loading.left_out),
             "dtype": dtype_name(next(self.module.parameters()).dtype),
-            "compiled": False,
             "input_size": self.input_size,
             "preprocess": self.preprocessing,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +27,10 @@ class Session:
     numerics: precision.Numerics
     log: RunLog
 
-    def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None) -> None:
-        """Write the `env` and `model` records, once the encoder has given an output."""
+    def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None, **more: Any) -> None:
+        """Write the `env` and `model` records, once the encoder has given an output; `more` is what this run adds."""
         common.record_environment(self.log, encoder.module, output)
-        self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields())
+        self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields(), **more)
 
 
 @contextmanager
