@@ -33,7 +33,7 @@ def _timing_doubts(run: Run) -> Iterator[str]:
         if isinstance(n, int) and n < summaries.FEWEST_SAMPLES:
             yield f"warning: batch {batch} was timed {n} times only."
         elif record.get("stable") is False:
-            yield f"warning: batch {batch} is not stable: its times scatter or drift by more than 10 %."
+            yield f"warning: batch {batch} is not stable: half of its times lie more than 10 % apart."
         if record.get("status") == "ok" and share is None:
             yield "warning: no limit beside the figures: the encoder's operations can't be counted."
         if isinstance(share, float) and share > summaries.MOST_OF_LIMIT:
