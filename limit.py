@@ -112,8 +112,8 @@ def measure(
     """Time the encoder's main matrix products at a batch size, each alone in windows of calls queued back to back.
 
     Each shape's record: `shape` (rows, inner, columns), `gflop` of an image that are of this shape, `calls` a window
-    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has five windows. Memory for fewer
-    rows only makes it fewer rows.
+    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has five windows. Where memory
+    holds fewer rows only, there are fewer.
     """
     chosen = work.main_shapes()
     return [
