@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with session.start(log, args.device, args.dtype, args.numerics) as running:
             samples = images.find_samples(args.image)
-            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+            hashed = args.output is not None
+            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
             common.place(encoder.module, running.device, running.dtype)
-            weights_sha256 = encoder.weights_sha256() if args.output else None
+            weights_sha256 = encoder.weights_sha256() if hashed else None
 
             embeddings: list[Tensor] = []
             batches = [samples[start : start + args.batch_size] for start in range(0, len(samples), args.batch_size)]
