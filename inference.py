@@ -7,7 +7,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from options import UserError
 from runlog import RunLog
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from encoders import Encoder
@@ -91,8 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             embeddings: list[Tensor] = []
             batches = [samples[start : start + args.batch_size] for start in range(0, len(samples), args.batch_size)]
-            for batch in tqdm(batches, unit="batch", disable=None if len(batches) > 1 else True):
-                pixel_values = torch.stack([encoder.preprocess(sample.load()) for sample in batch])
+            prepared = tqdm(
+                zip(batches, prepare_ahead(batches, encoder.preprocess), strict=True),
+                total=len(batches),
+                unit="batch",
+                disable=None if len(batches) > 1 else True,
+            )
+            for batch, pixel_values in prepared:
                 if embeddings:
                     embedding, _ = common.encode(encoder.module, pixel_values.to(running.device, running.dtype))
                 else:
@@ -105,6 +112,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write_features(args.output, features, [sample.name for sample in samples], encoder, weights_sha256)
                 log.line(f"Features: {args.output} {list(features.shape)}")
     return options.EXIT_OK
+
+
+def prepare_ahead(batches: Sequence[Sequence[Sample]], preprocess: Callable[[Image], Tensor]) -> Iterator[Tensor]:
+    """The pixel_values [B, 3, H, W] of each batch. While the device computes one, threads prepare the next.
+
+    Raises UserError at the turn of an image that can't be decoded, when the batches before it are done.
+    """
+    import torch
+
+    def prepare(sample: Sample) -> Tensor:
+        return preprocess(sample.load())
+
+    with ThreadPoolExecutor() as threads:
+        ahead = [threads.submit(prepare, sample) for sample in batches[0]]
+        for following in (*batches[1:], ()):
+            current, ahead = ahead, [threads.submit(prepare, sample) for sample in following]
+            yield torch.stack([prepared.result() for prepared in current])
 
 
 def encode_first(running: Session, encoder: Encoder, pixel_values: Tensor, weights_sha256: str | None) -> Tensor:

@@ -154,7 +154,7 @@ def _read_through(file: Path) -> Iterator[memoryview]:
             yield buffer[:length]
 
 
-def read_ahead(files: Sequence[Path]) -> None:
+def read_ahead(files: Sequence[Path]) -> threading.Thread:
     """Read weight files into the page cache, in a thread, while the main one imports the library that builds the model.
 
     Else the first forward reads them by its page faults, a few pages at a time, and waits for each. A failure is left
@@ -167,7 +167,9 @@ def read_ahead(files: Sequence[Path]) -> None:
                 for _ in _read_through(file):
                     pass
 
-    threading.Thread(target=read, daemon=True).start()
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
 
 
 def sha256_ahead(files: Sequence[Path]) -> Callable[[], str]:
