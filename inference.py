@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from session import Session
 
 SCRIPT = "inference.py"
+PREPARING_THREADS = 4  # few: what torchvision computes in each of them is spread over all cores again
 EXAMPLES = """examples:
   python inference.py --model demo                           no NPU, no hub: a first look
   python inference.py --device npu --image photo.jpg         the ViT-giant CLIP from ModelScope
@@ -124,7 +125,7 @@ def prepare_ahead(batches: Sequence[Sequence[Sample]], preprocess: Callable[[Ima
     def prepare(sample: Sample) -> Tensor:
         return preprocess(sample.load())
 
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(PREPARING_THREADS) as threads:
         ahead = [threads.submit(prepare, sample) for sample in batches[0]]
         for following in (*batches[1:], ()):
             current, ahead = ahead, [threads.submit(prepare, sample) for sample in following]
