@@ -95,17 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             decoded = [] if args.reference else [sample.load() for sample in samples]
             load = partial(encoders.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
             encoder = load(hashed=True)
+            weights_sha256 = encoder.weights_sha256()  # waited for: beside the forwards it costs memory
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
             if args.reference:
                 saved = reference.load(args.reference, precisions, args.samples, samples)
-                saved.require_encoder(encoder, encoder.weights_sha256())
+                saved.require_encoder(encoder, weights_sha256)
                 saved.report(log)
                 known = saved.reference
             else:
                 rounded = reference.EXPECTED_DTYPES if args.save_reference else {args.dtype} - {"float32"}
                 known = compute_reference(log, encoder, samples, decoded, precisions, rounded)
 
-            weights_sha256 = encoder.weights_sha256()  # not earlier: it was made while the CPU computed its reference
             with running.numerics.watch():
                 candidates = forward_all(encoder.module, known.pixel_values, running.device, running.dtype)
             running.record(encoder, candidates[0][0], weights_sha256)
