@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import summaries
 from evidence import (
     ABSOLUTE_TOLERANCE,
+    RELATIVE_TOLERANCE,
     Check,
     UnjudgeableError,
     at_most,
@@ -16,13 +17,17 @@ from evidence import (
     guarded,
     number,
     number_or_none,
+    numbers,
     one,
     passed,
     setting,
     text,
 )
-from runlog import Run, percent
+from runlog import Record, Run, percent
 from summaries import OUTPUTS
+
+RANKS = {"embedding": 2, "hidden_state": 3}  # the number of an output's dimensions, the batch's among them
+ROUNDING = 2**-50  # of a float64 near 1, twice
 
 
 def check_references(run: Run, threshold: float) -> Iterator[Check]:
@@ -65,6 +70,7 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     references = ("float64",) if wanted == "cpu float32" else ("float32", "float64")
     yield Check(f"{output} reference", reference, " or ".join(references), passed(reference in references))
 
+    yield check_shapes(samples, output)
     counts = [number(sample, "nonfinite") for sample in samples]
     none = counts == [0] * len(counts) and number(accuracy, "nonfinite") == 0
     yield Check(f"{output} NaN or infinite", f"{max(counts):g}", "0", passed(none))
@@ -76,15 +82,13 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     )  # fmt: skip
 
     worst = summaries.worst_metrics(metrics)
-    wrong = [metric for metric in summaries.METRICS if not equal(number_or_none(accuracy, metric), worst[metric])]
+    wrong = [metric for metric in summaries.METRICS if number_or_none(accuracy, metric) != worst[metric]]
     yield Check(
         f"{output} worst of samples", f"{wrong[0]} contradicts" if wrong else "as computed again", "equal",
         passed(not wrong),
     )  # fmt: skip
     if output == "hidden_state":
-        tokens = [number_or_none(sample, "worst_token_relative_l2") for sample in samples]
-        sound = all(token is not None and token >= 0 for token in tokens)
-        yield Check(f"{output} worst token", "finite" if sound else "not finite", "finite", passed(sound))
+        yield check_worst_tokens(samples)
     classifier = output == "embedding" and model.get("classifier") is not False
     allowed = summaries.allowed_error(text(model, "dtype"), threshold, number_or_none(accuracy, "expected_relative_l2"))
     for metric in summaries.gated_metrics(classifier):
@@ -97,6 +101,26 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     within = summaries.is_within(worst, 0 if none else 1, number(accuracy, "threshold"), classifier)
     result = "PASS" if within else "FAIL"
     yield Check(f"{output} result in the log", stated, result, passed(stated == result))
+
+
+def check_shapes(samples: Sequence[Record], output: str) -> Check:
+    """All samples of an output have one shape: [1, D] or [1, T, C]."""
+    shapes = [numbers(sample, "shape") for sample in samples]
+    whole = all(size >= 1 and size == int(size) for shape in shapes for size in shape)
+    right = whole and len(shapes[0]) == RANKS[output] and shapes[0][0] == 1 and shapes.count(shapes[0]) == len(shapes)
+    bound = "[1, D], one for all" if output == "embedding" else "[1, T, C], one for all"
+    return Check(f"{output} shape", " ".join(f"{size:g}" for size in shapes[0]), bound, passed(right))
+
+
+def check_worst_tokens(samples: Sequence[Record]) -> Check:
+    """The worst token of each sample is one of its tokens, and errs by no less than all of them together."""
+    sound = True
+    for sample in samples:
+        token, error = number(sample, "worst_token"), number_or_none(sample, "worst_token_relative_l2")
+        of_all = number_or_none(sample, "relative_l2")
+        sound &= token == int(token) and 0 <= token < numbers(sample, "shape")[1]
+        sound &= error is not None and of_all is not None and error >= of_all * (1 - RELATIVE_TOLERANCE)
+    return Check("hidden_state worst token", "sound" if sound else "contradicts", "sound", passed(sound))
 
 
 def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
@@ -115,11 +139,11 @@ def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
         yield "top5_match is outside [0, 1]"
     if value["mean_abs_error"] > value["max_abs_error"]:
         yield "mean_abs_error is above max_abs_error"
-    if not equal(nmse, value["relative_l2"] ** 2):
+    if not math.isclose(nmse, value["relative_l2"] * value["relative_l2"], rel_tol=RELATIVE_TOLERANCE):
         yield "nmse is not the square of relative_l2"
     if not equal(sample["sqnr_db"], -10 * math.log10(nmse) if nmse > 0 else None):
         yield "sqnr_db does not follow from nmse"
-    if not equal(cosine, max(-1.0, 1 - value["one_minus_cosine"])):
+    if not math.isclose(cosine, max(-1.0, 1 - value["one_minus_cosine"]), rel_tol=0, abs_tol=ROUNDING):
         yield "cosine_similarity does not follow from one_minus_cosine"
     if value["relative_l2"] < 1 and value["one_minus_cosine"] > largest_angle(value["relative_l2"]):
         yield "one_minus_cosine is more than relative_l2 allows"

@@ -117,3 +117,5 @@ def guarded(checks: Iterator[Check]) -> Iterator[Check]:
         yield from checks
     except UnjudgeableError as error:
         yield Check("records", str(error), "whole records", Verdict.CANNOT_JUDGE)
+    except ArithmeticError as error:  # figures so large or small that what follows from them is no number
+        yield Check("records", f"figures out of range: {error}", "whole records", Verdict.CANNOT_JUDGE)

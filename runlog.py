@@ -31,6 +31,10 @@ from typing import Any, TextIO
 FORMAT = 1
 MARKER = "@record "
 INT_DIGITS = 19  # of 64 bits
+LONGEST_LINE = 16 * 1024 * 1024  # bytes: a reader holds a line at a time
+DEEPEST = 16  # levels of lists and objects in a record
+MOST_RUNS = 1000  # in a log
+MOST_MEMORY = 256 * 1024 * 1024  # bytes that the records of a log may take, as `_memory` estimates them
 TAIL_BYTES = 65536  # enough to hold the run_end of a log
 
 Record = dict[str, Any]
@@ -225,18 +229,22 @@ class Run:
 
 
 class UnreadableRecordError(ValueError):
-    """A line with the record marker that holds no valid record."""
+    """A line with the record marker that holds no valid record, or more than a log can hold."""
 
 
 def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
     """Group the records in `lines` by run, in order of appearance, and check that each run is whole.
 
     A file may hold several runs, other text between them, CRLF line ends, and text before a marker.
-    Raises UnreadableRecordError for a damaged record: which run it belonged to can't be known.
+    Raises UnreadableRecordError for a damaged record: which run it belonged to can't be known; and for lines and
+    records that are more than any run writes, so that memory is bounded.
     """
     runs: dict[str, Run] = {}
     digests: dict[str, Digest] = {}
+    memory = 0
     for number, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_LINE:
+            raise UnreadableRecordError(f"line {number} is longer than {LONGEST_LINE} bytes")
         _, marker, text = line.partition(MARKER.encode())
         if not marker:
             continue
@@ -245,6 +253,9 @@ def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
             record = _parse_record(text)
         except (ValueError, RecursionError) as error:
             raise UnreadableRecordError(f"line {number} holds a damaged record: {error}") from None
+        memory += _memory(text)
+        if memory > MOST_MEMORY or len(runs) > MOST_RUNS:
+            raise UnreadableRecordError(f"line {number}: more records or runs than can be judged at once")
         runs.setdefault(record["run"], Run()).records.append(record)
         digests.setdefault(record["run"], Digest()).add(text)
     for identity, run in runs.items():
@@ -252,7 +263,14 @@ def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
         yield run
 
 
+def _memory(text: bytes) -> int:
+    """About how many bytes a record's values take: those of its text, its objects and lists, and its items."""
+    return len(text) + 200 * (text.count(b"{") + text.count(b"[")) + 40 * text.count(b",")
+
+
 def _parse_record(text: bytes) -> Record:
+    if _memory(text) > MOST_MEMORY:
+        raise ValueError("too large")
     record = json.loads(
         text.decode("ascii"),
         object_pairs_hook=_unique_keys,
@@ -266,7 +284,17 @@ def _parse_record(text: bytes) -> Record:
         raise ValueError("run or event is missing")
     if type(record.get("seq")) is not int:
         raise ValueError("seq is no integer")
+    _require_shallow(record, DEEPEST)
     return record
+
+
+def _require_shallow(value: Any, levels: int) -> None:
+    """Raise ValueError for more levels of lists and objects than this: to print or compare them would be too deep."""
+    if levels == 0:
+        raise ValueError("nested too deeply")
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (dict, list)):
+            _require_shallow(item, levels - 1)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Record:
@@ -298,8 +326,10 @@ def _integrity_problems(records: list[Record], digest: str) -> Iterator[str]:
     first, last = records[0], records[-1]
     if first["event"] != "run_start":
         yield "its run_start is missing"
-    elif first.get("format") != FORMAT:
+    elif type(first.get("format")) is not int or first["format"] != FORMAT:
         yield f"format {first.get('format')!r} is not the format {FORMAT} that this program reads"
+    if any(record["event"] in ("run_start", "run_end") for record in records[1:-1]):
+        yield "a run starts or ends in the middle of it"
     if [record["seq"] for record in records] != list(range(len(records))):
         yield "records are missing, doubled or out of order"
     if last["event"] != "run_end":
