@@ -77,9 +77,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    if Rank.of_this_process().count > 1:
-        raise options.UserError("accuracy_run.py proves one device: run it without torchrun")
-    with options.open_log(args, SCRIPT, "accuracy.log") as log:
+    rank = Rank.of_this_process()
+    with options.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
+        if rank.count > 1:
+            raise options.UserError("accuracy_run.py proves one device: run it without torchrun")
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
