@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from runlog import printable
 
 # What Markdown or HTML could read as more than text. As character references they are text everywhere, in tables too.
-ACTIVE = frozenset("\\`*[]<>&|~#$^")
+ACTIVE = frozenset("\\`*[]<>&|~#$")
 SCHEME = re.compile(r"(?i)://|\bwww\.|\b(?:mailto|xmpp|javascript|data):")  # what GitHub's flavour makes a link of
-OPENING = re.compile(r"^(?:[-+=:]|\d+[.)])")  # what begins a list, a rule or an attribute at the start of a line
+OPENING = re.compile(r"^(?:[-+=](?=[-=\s]|$)|\d+[.)](?=\s|$))")  # what begins a list or a rule at the start of a line
+BLOCK = re.compile(r"[-+=*>#|~`]|\d+[.)]")  # what can begin another kind of block
+WIDTH = 120
+NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 ELIDED = "..."
 
 
@@ -28,7 +32,7 @@ def escape(value: object) -> str:
 
 
 def _reference(character: str) -> str:
-    return f"&#{ord(character)};"
+    return NAMED.get(character) or f"&#{ord(character)};"
 
 
 def _is_emphasis(text: str, at: int) -> bool:
@@ -41,6 +45,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are Markdown already, such as `escape` makes."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def wrap(part: str) -> str:
+    """A paragraph, list or quotation in lines of at most WIDTH columns, where that changes nothing of its meaning."""
+    if part.startswith(("|", "```", "#", "![", "---")):
+        return part
+    return "\n".join(_wrap_line(line) for line in part.splitlines())
+
+
+def _wrap_line(line: str) -> str:
+    indent = {"- ": "  ", "> ": "> "}.get(line[:2], "")
+    lines = textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    begun = any(BLOCK.match(each.removeprefix(indent)) for each in lines[1:])
+    return line if begun or not lines else "\n".join(lines)
 
 
 def command(words: Sequence[str]) -> str:

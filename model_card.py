@@ -1,14 +1,14 @@
-"""The front matter of a page: a model card's metadata, for Hugging Face, ModelScope and Modelers. Standard library only.
+"""The front matter of a page: a model card's metadata for Hugging Face, ModelScope and Modelers.
 
-Hugging Face reads `library_name`, `pipeline_tag`, `base_model` and `tags`, ModelScope `frameworks`, `tasks`, `base_model`
-and `tags`, Modelers `hardwares`. There is no license: the records do not know it, and the card of the original has it.
+Hugging Face reads `library_name`, `pipeline_tag`, `base_model` and `tags`, ModelScope `frameworks`, `tasks`,
+`base_model` and `tags`, Modelers `hardwares`. There is no license: the records do not know it. Standard library only.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from evidence import Group, is_simulated, one
 from runlog import Run
@@ -20,7 +20,7 @@ FRAMEWORK = "pytorch"
 TASKS = {True: "image-classification", False: "image-feature-extraction"}
 
 
-def front_matter(groups: list[Group]) -> str:
+def front_matter(groups: Sequence[Group]) -> str:
     """YAML between two `---`. Names from the records are quoted, and left out where they are no plain names.
 
     The NPU and its tags are claimed only for what ran on one: not for the CPU, and not for a simulation.

@@ -88,9 +88,9 @@ def as_junit(judgement: Judgement) -> ElementTree.Element:
     groups = [(group.title, list(group.checks)) for group in judgement.groups if group.checks]
     before = len(judgement.checks) - sum(len(checks) for _, checks in groups)
     suites = [("evidence", list(judgement.checks[:before])), *groups]
-    root = ElementTree.Element("testsuites", name="check_accuracy_run_perf", **_counts(judgement.checks))
+    root = ElementTree.Element("testsuites", {"name": "check_accuracy_run_perf", **_counts(judgement.checks)})
     for title, checks in suites:
-        suite = ElementTree.SubElement(root, "testsuite", name=printable(title), **_counts(checks))
+        suite = ElementTree.SubElement(root, "testsuite", {"name": printable(title), **_counts(checks)})
         for check in checks:
             _add_case(suite, title, check)
     if judgement.remarks:

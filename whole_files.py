@@ -10,9 +10,9 @@ from options import UserError
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files, by name, into a folder that is made where it is missing: aside first, and renamed once all are there.
+    """Write files, by name, into a folder, which is made where it is missing.
 
-    Raises UserError when one of them can't be written.
+    They are written aside, and renamed once all are there. Raises UserError when one of them can't be written.
     """
     partial = {folder / name: folder / f"{name}.part" for name in contents}
     try:
