@@ -16,7 +16,7 @@ from runlog import printable
 ACTIVE = frozenset("\\`*[]<>&|~#$")
 SCHEME = re.compile(r"(?i)://|\bwww\.|\b(?:mailto|xmpp|javascript|data):")  # what GitHub's flavour makes a link of
 OPENING = re.compile(r"^(?:[-+=](?=[-=\s]|$)|\d+[.)](?=\s|$))")  # what begins a list or a rule at the start of a line
-BLOCK = re.compile(r"[-+=*>#|~`]|\d+[.)]")  # what can begin another kind of block
+BLOCK = re.compile(r"[-+*=>#|]|`{3}|~{3}|\d+[.)]")  # what can begin another kind of block
 WIDTH = 120
 NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 ELIDED = "..."

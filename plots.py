@@ -189,7 +189,9 @@ def label_batches(axes: Axes, rows: Sequence[Record], notes: Sequence[str] = ())
 
 def log_axis(axes: Axes, values: Iterable[float], above: float = 1.35) -> None:
     """A logarithmic y axis around the values, with round figures on it."""
-    known = [value for value in values if value > 0]
+    known = positive(values)
+    if not known:
+        return
     low, high = min(known) / 1.35, max(known) * above
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -220,7 +222,7 @@ def draw_blocks(group: Group, figure: Figure) -> None:
     blamed = [number(layer, "block") for layer in layers if layer.get("blamed") is True]
     for block in blamed:
         axes.axvspan(block - 0.4, block + 0.4, color=RED, alpha=0.2, label="blamed")
-    error_axis(axes, [value for layer in layers for key in ("propagated", "isolated") if (value := layer.get(key))])
+    error_axis(axes, [number_or_none(layer, key) for layer in layers for key in ("propagated", "isolated")])
     if len(layers) <= 40:
         axes.set_xticks([number(layer, "block") for layer in layers][:: 1 + len(layers) // 20])
     axes.set_xlabel("block")
@@ -232,8 +234,7 @@ def draw_samples(run: Run, axes: Axes) -> None:
         of = [s for s in samples if (s.get("output"), s.get("reference")) == (output, reference)]
         points = [(float(at), number_or_none(sample, "relative_l2")) for at, sample in enumerate(of, start=1)]
         plot_errors(axes, points, plain(f"{output} against {reference}"), color, look)
-    values = [value for sample in samples if (value := sample.get("relative_l2"))]
-    error_axis(axes, values, thresholds_of(run))
+    error_axis(axes, [number_or_none(sample, "relative_l2") for sample in samples], thresholds_of(run))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("sample (image), in the order of the log")
 
@@ -292,10 +293,10 @@ def draw_bounds(run: Run, axes: Axes) -> None:
     ]
     if not bars:
         raise UnjudgeableError("no accuracy records")
-    known = [value for _, value in bars if value] + thresholds_of(run)
+    known = positive([*(value for _, value in bars), *thresholds_of(run)]) or [1.0]
     low, high = 10 ** math.floor(math.log10(min(known)) - 1), 10 ** math.ceil(math.log10(max(known)) + 0.3)
     for at, (_, value) in enumerate(bars):
-        axes.barh(at, value if value else low, 0.6, color=RED if value is None else BLUE)
+        axes.barh(at, value or low, 0.6, color=RED if value is None else BLUE)
         axes.annotate(percent(value), (value or low, at), (5, 0), textcoords="offset points", va="center")
     for threshold in thresholds_of(run):
         axes.axvline(threshold, color=RED, linestyle="--", label=f"threshold of the run: {in_percent(threshold)}")
@@ -329,13 +330,13 @@ def plot_errors(axes: Axes, points: Sequence[tuple[float, float | None]], name: 
         axes.plot(lost, [0.97] * len(lost), "x", color=color, transform=top, label=f"{name}: NaN or infinite")
 
 
-def error_axis(axes: Axes, values: Sequence[float], thresholds: Sequence[float] = ()) -> None:
+def error_axis(axes: Axes, values: Sequence[float | None], thresholds: Sequence[float] = ()) -> None:
     """A y axis for errors from exactly zero over many decades, in percent."""
     for threshold in thresholds:
         axes.axhline(threshold, color=RED, linestyle="--", label=f"threshold of the run: {in_percent(threshold)}")
     axes.set_ylabel("relative L2 error (log scale above zero)")
-    known = [*values, *thresholds]
-    if not values:
+    known = positive([*values, *thresholds])
+    if values and all(value == 0 for value in values):
         axes.text(0.5, 0.3, "every error is exactly zero", ha="center", transform=axes.transAxes)
     if known:
         smallest = 10.0 ** math.floor(math.log10(min(known)))
@@ -352,6 +353,11 @@ def error_axis(axes: Axes, values: Sequence[float], thresholds: Sequence[float] 
 def in_percent(fraction: float, _: object = None) -> str:
     """A round fraction as a tick or threshold."""
     return f"{fraction * 100:g}%"
+
+
+def positive(values: Iterable[float | None]) -> list[float]:
+    """What a logarithmic axis can show."""
+    return [value for value in values if value is not None and value > 0]
 
 
 def thresholds_of(run: Run) -> list[float]:

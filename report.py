@@ -13,6 +13,7 @@ import model_card
 from evidence import Group, Judgement, UnjudgeableError, Verdict, one, text
 from markdown_text import escape, table, wrap
 from options import UserError, first_line
+from remarks import caveats_of
 from runlog import Run
 from sections import NONE, SECTIONS, Say, Subject, device_name, guarded
 from whole_files import write_all
@@ -71,9 +72,11 @@ def page(judgement: Judgement, subjects: Sequence[Subject], say: Say) -> str:
 def head(judgement: Judgement, say: Say) -> Iterator[str]:
     """The title; the verdict, and what the evidence does not prove, before anything else; what did not pass."""
     yield f"# {title(judgement, say)}"
+    caveats = {caveat for group in judgement.groups for caveat in caveats_of(group.runs[0])}
     remarks = dict.fromkeys(remark for group in judgement.groups for remark in reversed(group.remarks))
     quoted = [f"{say('Verdict: ', '结论：')}**{judgement.verdict}**"]
-    quoted += [f"**{escape(say(*remark))}**" for remark in remarks]
+    for remark in sorted(remarks, key=lambda remark: remark not in caveats):
+        quoted.append(f"**{escape(say(*remark))}**" if remark in caveats else escape(say(*remark)))
     yield "\n>\n".join(f"> {line}" for line in quoted)
     other = say("[简体中文](report.zh-CN.md)", "[English](report.md)")
     yield say(

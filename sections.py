@@ -92,6 +92,7 @@ def model_section(subject: Subject, say: Say) -> Iterator[str]:
     model = one(subject.group.runs[0], "model")
     shapes = {sample.get("output"): sample.get("shape") for each in subject.runs for sample in each.events("sample")}
     inferred = [record.get("output_shape") for each in subject.inferences for record in each.events("inference")]
+    preprocess = model.get("preprocess")
     counted = [one(run, "model") for run in subject.group.of("perf")] or [model]
     facts = [
         (say("model", "模型"), text(model, "model")),
@@ -103,7 +104,7 @@ def model_section(subject: Subject, say: Say) -> Iterator[str]:
         (say("output (hidden_state)", "输出（hidden_state）"), Shape(shapes.get("hidden_state"))),
         (say("weights", "权重来源"), text(model, "weights_source")),
         (say("SHA-256 of the weights", "权重 SHA-256"), text(model, "weights_sha256")),
-        (say("preprocessing", "预处理"), (model.get("preprocess") or {}).get("source")),
+        (say("preprocessing", "预处理"), preprocess.get("source") if isinstance(preprocess, dict) else None),
         (say("GFLOP an image", "单张图像计算量（GFLOP）"), rounded(counted[0], "gflop_per_image", ".3f")),
         (say("dtype", "数据类型"), text(model, "dtype")),
     ]
@@ -166,7 +167,7 @@ def usage_section(subject: Subject, say: Say) -> Iterator[str]:
 
 def arguments_of(run: Run) -> list[str]:
     """The recorded arguments, with the model and the device named where they were defaults."""
-    argv = [str(argument) for argument in run.start.get("argv") or []]
+    argv = [str(argument) for argument in items(run.start, "argv")]
     given = {argument.partition("=")[0] for argument in argv}
     model = [] if "--model" in given else ["--model", text(one(run, "model"), "model")]
     device = [] if "--device" in given else ["--device", text(one(run, "env"), "device")]
@@ -181,7 +182,7 @@ def inference_section(subject: Subject, say: Say) -> Iterator[str]:
             "日志中没有该模型的推理记录；运行 `inference.py` 即可生成。",
         )
     for record in records:
-        top = record.get("topk") or []
+        top = [entry for entry in items(record, "topk") if isinstance(entry, dict)]
         yield say(
             f"The largest outputs for {escape(record.get('image'))}, of the shape {Shape(record.get('output_shape'))}:",
             f"{escape(record.get('image'))} 的最大输出，输出形状 {Shape(record.get('output_shape'))}：",
@@ -389,6 +390,13 @@ def perf_cell(row: Record, key: str) -> str:
 def stable(row: Record, say: Say) -> str:
     known = row.get("stable")
     return NONE if known is None else yes(known is True, say)
+
+
+def items(record: Record, key: str) -> list[object]:
+    found = record.get(key)
+    if not isinstance(found, list):
+        raise UnjudgeableError(f"{record.get('event')} record: {key} is no list")
+    return found
 
 
 def yes(condition: bool, say: Say) -> str:
