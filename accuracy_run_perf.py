@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="time the encoder as torch.compile makes it (an NPU needs torchair); its outputs are checked",
+        help="time the encoder as torch.compile makes it (an NPU needs TorchAir); its outputs are checked",
     )
     parser.add_argument(
         "--cpu-baseline",
@@ -163,7 +163,8 @@ def measure_limit(running: Session, phase: str, work: Work | None, batch_size: i
 
     if work is None:
         return []
-    shapes = limit.measure(work, batch_size, running.device, running.dtype, budget.max_seconds)
+    with common.failures_of(running.device, "at the limit's matrix products"):
+        shapes = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_until(0))
     tflops = summaries.gemm_tflops(shapes)
     dtype = common.dtype_name(running.dtype)
     running.log.line(
@@ -212,6 +213,7 @@ def report_row(log: RunLog, row: dict[str, Any]) -> None:
     if row["status"] != "ok":
         log.line(f"status: {row['status']} ({row['reason']})")
         return
+    log.line(f"first_call_ms: {row['first_call_ms']:.3f}")
     log.line(f"samples: {row['n']}")
     for key in (*LATENCY_KEYS, "iqr_latency_ms"):
         log.line(f"{key}: {format_ms(key, row)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, cast
 
@@ -141,18 +143,25 @@ def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:
 def encode(module: nn.Module, pixel_values: Tensor) -> Outputs:
     """As `forward`, with a device's failure and outputs on another device reported as a UserError."""
     device = pixel_values.device
-    try:
+    with failures_of(device, f"at batch size {len(pixel_values)}"):
         outputs = forward(module, pixel_values)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise UserError(f"{device} is out of memory at batch size {len(pixel_values)}") from error
-        if device.type == "cpu":
-            raise
-        raise UserError(f"the encoder failed on {device}: {first_line(error)}") from error
     elsewhere = {str(output.device) for output in outputs if output.device != device}
     if elsewhere:
         raise UserError(f"the input is on {device}, but the outputs are on {', '.join(sorted(elsewhere))}")
     return outputs
+
+
+@contextmanager
+def failures_of(device: torch.device, doing: str) -> Iterator[None]:
+    """Report what the device can't do in the block as a UserError. On the CPU only memory is no fault of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise UserError(f"{device} is out of memory {doing}") from error
+        if device.type == "cpu":
+            raise
+        raise UserError(f"{device} failed {doing}: {first_line(error)}") from error
 
 
 def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:

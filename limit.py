@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,56 +111,57 @@ def measure(
     """Time the encoder's main matrix products at a batch size, each alone in windows of calls queued back to back.
 
     Each shape's record: `shape` (rows, inner, columns), `gflop` of an image that are of this shape, `calls` a window
-    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has one window.
+    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has one window. Memory for fewer
+    rows only makes it fewer rows.
     """
-    products = [_Product.of(shape, work.shapes[shape] / 1e9, batch_size, device, dtype) for shape in work.main_shapes()]
+    chosen = work.main_shapes()
+    return [
+        {
+            "gflop": work.shapes[shape] / 1e9,
+            **_time_product(shape, batch_size, device, dtype, max_seconds / len(chosen)),
+        }
+        for shape in chosen
+    ]
+
+
+def _time_product(
+    shape: Shape, batch_size: int, device: torch.device, dtype: torch.dtype, max_seconds: float
+) -> dict[str, Any]:
+    rows, inner, columns = shape
+    rows = min(rows * batch_size, MOST_ROWS)
+    while True:
+        try:
+            left = torch.randn(rows, inner).to(device, dtype)
+            right = torch.randn(columns, inner).to(device, dtype)
+            return {
+                "shape": [rows, inner, columns],
+                **_time_windows(partial(F.linear, left, right), device, max_seconds),
+            }
+        except RuntimeError as error:
+            if rows == 1 or not common.is_out_of_memory(error):
+                raise
+        rows //= 2
+        common.empty_cache(device)
+
+
+def _time_windows(multiply: Callable[[], Tensor], device: torch.device, max_seconds: float) -> dict[str, Any]:
+    """The times in ms of windows of as many calls; at least one window."""
     end = time.perf_counter() + max_seconds
-    for window in range(WINDOWS):
-        for product in products:
-            if window == 0 or time.perf_counter() < end:
-                product.sample()
-    return [product.record() for product in products]
+    fastest_ms = min(_time_calls(multiply, device, 1) for _ in range(3))  # the first allocates and chooses a kernel
+    calls = max(1, round(WINDOW_MS / fastest_ms))
+    samples_ms = [_time_calls(multiply, device, calls)]
+    while len(samples_ms) < WINDOWS and time.perf_counter() < end:
+        samples_ms.append(_time_calls(multiply, device, calls))
+    return {"calls": calls, "samples_ms": samples_ms}
 
 
-@dataclass
-class _Product:
-    """A matrix product that is timed."""
-
-    rows: Tensor
-    columns: Tensor
-    gflop: float
-    calls: int
-    samples_ms: list[float]
-
-    @classmethod
-    def of(cls, shape: Shape, gflop: float, batch_size: int, device: torch.device, dtype: torch.dtype) -> _Product:
-        rows, inner, columns = shape
-        product = cls(
-            torch.randn(min(rows * batch_size, MOST_ROWS), inner).to(device, dtype),
-            torch.randn(columns, inner).to(device, dtype),
-            gflop,
-            calls=1,
-            samples_ms=[],
-        )
-        fastest_ms = min(product._time() for _ in range(3))  # the first allocates and chooses a kernel
-        product.calls = max(1, round(WINDOW_MS / fastest_ms))
-        return product
-
-    def sample(self) -> None:
-        self.samples_ms.append(self._time())
-
-    def _time(self) -> float:
-        """The time of a window in ms; it ends by reading an element of the result."""
-        device = self.rows.device
-        with torch.inference_mode():
-            common.synchronize(device)
-            start = time.perf_counter()
-            for _ in range(self.calls):
-                result = F.linear(self.rows, self.columns)
-            common.synchronize(device)
-            result[-1, -1].item()
-            return (time.perf_counter() - start) * 1000
-
-    def record(self) -> dict[str, Any]:
-        shape = [*self.rows.shape, len(self.columns)]
-        return {"shape": shape, "gflop": self.gflop, "calls": self.calls, "samples_ms": self.samples_ms}
+def _time_calls(multiply: Callable[[], Tensor], device: torch.device, calls: int) -> float:
+    """The time of calls in ms, from an idle device to an element of the result on the host."""
+    with torch.inference_mode():
+        common.synchronize(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = multiply()
+        common.synchronize(device)
+        result[-1, -1].item()
+        return (time.perf_counter() - start) * 1000

@@ -40,8 +40,8 @@ def _timing_doubts(run: Run) -> Iterator[Words]:
             yield Words(f"warning: batch {batch} was timed {n} times only.", f"警告：batch {batch} 仅计时 {n} 次。")
         elif record.get("stable") is False:
             yield Words(
-                f"warning: batch {batch} is not stable: its times scatter or drift by more than 10 %.",
-                f"警告：batch {batch} 的耗时不稳定：离散或漂移超过 10 %。",
+                f"warning: batch {batch} is not stable: half of its times lie more than 10 % apart.",
+                f"警告：batch {batch} 的耗时不稳定：一半样本的间距超过 10 %。",
             )
         if record.get("status") == "ok" and share is None:
             yield Words(
