@@ -149,7 +149,7 @@ def draw_throughput(group: Group, figure: Figure) -> None:
         )  # fmt: skip
     if values:
         log_axis(axes, values, above=1.9)
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9.5, borderaxespad=0.2)
     if limit is None:
         axes.text(0.02, 0.04, "no limit in the records", transform=axes.transAxes, color=GREY)
     axes.set_ylabel("images/s (log scale)")
