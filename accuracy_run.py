@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import options
 import summaries
 from figures import format_metric
+from ranks import Rank
 from runlog import RunLog, percent
 from summaries import OUTPUTS
 
@@ -77,6 +78,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if Rank.of_this_process().count > 1:
+        raise options.UserError("accuracy_run.py proves one device: run it without torchrun")
     with options.open_log(args, SCRIPT, "accuracy.log") as log:
         options.set_environment(args.device, args.numerics)
         with options.import_errors():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import options
 import summaries
+from ranks import Rank
 from runlog import RunLog, percent
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   python accuracy_run_perf.py --model demo                   no NPU, no hub
   python accuracy_run_perf.py --device npu                   the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
+  torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        eight devices at once
 """
 LATENCY_KEYS = ("avg_latency_ms", "min_latency_ms", "max_latency_ms", *summaries.PERCENTILES)
 LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
@@ -81,7 +83,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     batch_sizes = sorted(set(args.batch_sizes))
-    with options.open_log(args, SCRIPT, "benchmark.log", batch_sizes=batch_sizes) as log:
+    rank = Rank.of_this_process()
+    with options.open_log(args, SCRIPT, "benchmark.log", rank.index, batch_sizes=batch_sizes, ranks=rank.count) as log:
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
@@ -93,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import sweep
             import timing
 
-        with session.start(log, args.device, args.dtype, args.numerics) as running:
+        device = rank.device(args.device)
+        with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
             count = max(batch_sizes) + timing.ROTATION - 1
             samples = images.sample_exactly(images.find_samples(args.image), count, args.seed)
@@ -105,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
             work = count_work(log, encoder.module, encoder.input_size)
             baseline_ms = None
-            if args.cpu_baseline and running.device.type != "cpu":
+            if args.cpu_baseline and running.device.type != "cpu" and rank.index == 0:
                 baseline_ms = sweep.time_alone(encoder.module, pixel_values[:1], budget)
 
             with stopwatch.measure("place_ms"):
@@ -124,10 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 common.compiled(encoder.module, running.device, len(batch_sizes)) if args.compile else encoder.module
             )
             subject = sweep.Subject(module, encoder.preprocess, samples, pixel_values, singles)
+            work = work if rank.index == 0 else None
             limits = measure_limit(running, "before", work, max(batch_sizes), budget)
-            measurements = sweep.measure(subject, batch_sizes, budget)
+            measurements = sweep.measure(subject, batch_sizes, budget, rank)
             limits += measure_limit(running, "after", work, max(batch_sizes), budget)
             rows = report_rows(log, measurements, work, limits)
+            shares = rank.gather([{"node": rank.node, **measurement.share()} for measurement in measurements])
+            if rank.count > 1 and rank.index == 0:
+                report_ranks(log, measurements, shares)
             report_speedup(log, rows, baseline_ms, str(running.device))
     return options.EXIT_OK
 
@@ -255,6 +263,27 @@ def report_table(log: RunLog, rows: Sequence[dict[str, Any]]) -> None:
 
 def shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def report_ranks(log: RunLog, measurements: Sequence[Measurement], shares: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """The throughput of every rank while all of them ran, their total, and what of it sharing cost."""
+    log.line()
+    for place, measurement in enumerate(measurements):
+        of_ranks = [share[place] for share in shares]
+        alone = measurement.alone
+        if alone is None or any(share["status"] != "ok" for share in of_ranks):
+            log.line(f"batch {measurement.batch_size}: not measured by all ranks")
+            log.record("ranks", batch_size=measurement.batch_size, status="error", shares=of_ranks)
+            continue
+        raw = {"calls": alone.calls, "samples_ms": alone.samples_ms}
+        found = summaries.scaling(measurement.batch_size, of_ranks, raw)
+        each = ", ".join(f"{ips:.2f}" for ips in found["throughput_ips"])
+        log.line(
+            f"batch {measurement.batch_size}: {found['total_throughput_ips']:.2f} images/s on {len(of_ranks)} ranks "
+            f"({each}), scaling efficiency {found['scaling_efficiency']:.1%}"
+        )
+        fields = {"batch_size": measurement.batch_size, "status": "ok", **found, "shares": of_ranks, "alone": raw}
+        log.record("ranks", **fields)
 
 
 def report_speedup(

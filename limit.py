@@ -27,6 +27,7 @@ COVERAGE = 0.9  # of the encoder's matrix products, by operations: the shapes th
 MOST_SHAPES = 6
 MOST_ROWS = 4096  # more rows run no faster, and take memory
 WINDOWS = 15  # short ones: the best of them escapes what else the machine does
+FEWEST_WINDOWS = 5  # whatever they take
 WINDOW_MS = 10.0
 
 Shape = tuple[int, int, int]  # rows, inner, columns: [rows, inner] x [inner, columns]
@@ -111,8 +112,8 @@ def measure(
     """Time the encoder's main matrix products at a batch size, each alone in windows of calls queued back to back.
 
     Each shape's record: `shape` (rows, inner, columns), `gflop` of an image that are of this shape, `calls` a window
-    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has one window. Memory for fewer
-    rows only makes it fewer rows.
+    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has five windows. Where memory
+    holds fewer rows only, there are fewer.
     """
     chosen = work.main_shapes()
     return [
@@ -145,12 +146,12 @@ def _time_product(
 
 
 def _time_windows(multiply: Callable[[], Tensor], device: torch.device, max_seconds: float) -> dict[str, Any]:
-    """The times in ms of windows of as many calls; at least one window."""
+    """The times in ms of windows of as many calls."""
     end = time.perf_counter() + max_seconds
     fastest_ms = min(_time_calls(multiply, device, 1) for _ in range(3))  # the first allocates and chooses a kernel
     calls = max(1, round(WINDOW_MS / fastest_ms))
-    samples_ms = [_time_calls(multiply, device, calls)]
-    while len(samples_ms) < WINDOWS and time.perf_counter() < end:
+    samples_ms: list[float] = []
+    while len(samples_ms) < FEWEST_WINDOWS or (len(samples_ms) < WINDOWS and time.perf_counter() < end):
         samples_ms.append(_time_calls(multiply, device, calls))
     return {"calls": calls, "samples_ms": samples_ms}
 

@@ -130,8 +130,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--debug", action="store_true", help="show the traceback of a reported error")
 
 
-def open_log(args: argparse.Namespace, script: str, log_name: str, **start: Any) -> runlog.RunLog:
-    """Set the earlier log aside and open this run's; `start` adds fields to its `run_start` record."""
+def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0, **start: Any) -> runlog.RunLog:
+    """Set the earlier log aside and open this run's; `start` adds fields to its `run_start` record.
+
+    Only the first of several ranks has a log.
+    """
+    if rank > 0:
+        return runlog.NoLog()
     path = args.log_dir / log_name
     try:
         return runlog.RunLog(path, script, args.argv, **start)
@@ -184,6 +189,13 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def nonnegative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import summaries
@@ -67,6 +67,8 @@ def check_perf(run: Run, gates: Gates) -> Iterator[Check]:
         latency = figures[1]["avg_latency_ms"]
         verdict = passed(latency <= gates.max_latency_ms)
         yield Check("batch 1 avg_latency_ms", f"{latency:.3f}", f"<= {gates.max_latency_ms:g}", verdict)
+    if number(run.start, "ranks") != 1:
+        yield from check_ranks(run, declared)
     for record in run.events("speedup"):
         yield check_speedup(record, figures.get(1))
 
@@ -251,6 +253,43 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
         verdict = passed(size > 0 and difference <= bound * size)
         shown = percent(difference / size) if size > 0 else "zero embedding"
         yield Check(name, f"within {shown}", at_most(bound), verdict)
+
+
+# ------------------------------------------------------------------------------------------------- several ranks
+def check_ranks(run: Run, batch_sizes: Sequence[int]) -> Iterator[Check]:
+    """Of a run on several ranks: each measured every batch size on a device of its own, and the total is theirs."""
+    for batch_size in batch_sizes:
+        records = [record for record in run.events("ranks") if record.get("batch_size") == batch_size]
+        if len(records) != 1:
+            raise UnjudgeableError(f"{len(records)} ranks records of batch {batch_size}, not 1")
+        record, name = records[0], f"batch {batch_size} ranks"
+        shares = [share for share in record.get("shares", ()) if isinstance(share, dict)]
+        whole = len(shares) == number(run.start, "ranks") and text(record, "status") == "ok"
+        yield Check(name, f"{len(shares)}, {text(record, 'status')}", f"{run.start['ranks']}, ok", passed(whole))
+        if whole:
+            yield check_shares(run, record, shares, name)
+
+
+def check_shares(run: Run, record: Record, shares: Sequence[Record], name: str) -> Check:
+    raw = [dict(zip(("samples_ms", "calls"), times_and_calls(share), strict=True)) for share in shares]
+    alone = record.get("alone")
+    if not isinstance(alone, dict):
+        raise UnjudgeableError(f"{name}: no samples of a rank alone")
+    single = dict(zip(("samples_ms", "calls"), times_and_calls({**alone, "event": "ranks"}), strict=True))
+    found = summaries.scaling(int(number(record, "batch_size")), raw, single)
+    faults = [
+        key for key in ("total_throughput_ips", "scaling_efficiency") if not equal(number(record, key), found[key])
+    ]
+    devices = {text(share, "device") for share in shares}
+    if devices != {"cpu"} and len(devices) < len(shares):
+        faults.append("one device for several ranks")
+    bound = output_tolerance(run)
+    for share in shares:
+        error = number_or_none(share, "output_relative_l2")
+        if error is None or not 0 <= error <= bound or number(share, "nonfinite") != 0:
+            faults.append("an output that is not the encoder's")
+    value = faults[0] if faults else f"{found['total_throughput_ips']:.2f} images/s, {found['scaling_efficiency']:.1%}"
+    return Check(f"{name} total", value, "as computed again", passed(not faults))
 
 
 # ---------------------------------------------------------------------------------------------- an earlier run

@@ -127,15 +127,15 @@ def draw_throughput(group: Group, figure: Figure) -> None:
     good = [(at, row) for at, row in enumerate(rows) if row.get("status") == "ok"]
     values: list[float] = []
     for key, name, color, marker in (
-        ("throughput_ips", "forward alone, calls queued", BLUE, "o"),
-        ("end_to_end_ips", "end to end, decoding included", ORANGE, "s"),
+        ("throughput_ips", "forward alone", BLUE, "o"),
+        ("end_to_end_ips", "end to end, with decoding", ORANGE, "s"),
     ):
         points = [(at, value) for at, row in good if (value := number_or_none(row, key)) is not None]
         values += [value for _, value in points]
         axes.plot(*zip(*points, strict=True) if points else ([], []), marker=marker, color=color, label=name)
     limit = limit_ips(run, good)
     if limit is not None:
-        axes.axhline(limit, color=RED, linestyle="--", label="limit: its matrix products alone")
+        axes.axhline(limit, color=RED, linestyle="--", label="limit: matrix products alone")
         note = f"{max(number(row, 'limit_tflops') for _, row in good):.3f} TFLOP/s"
         axes.annotate(note, (len(rows) - 0.45, limit), (0, 4), textcoords="offset points", ha="right", color=RED)
         values.append(limit)

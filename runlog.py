@@ -118,6 +118,22 @@ class RunLog:
         self._file.close()
 
 
+class NoLog(RunLog):
+    """The log of a rank that writes none: the first rank writes it for all."""
+
+    def __init__(self) -> None:
+        pass
+
+    def _write(self, text: str, copy: TextIO | None) -> None:
+        pass
+
+    def record(self, event: str, **fields: Any) -> None:
+        pass
+
+    def __exit__(self, *leaving: object) -> None:
+        pass
+
+
 def set_aside(path: Path) -> None:
     """Rename the log at `path` to `*.prev.log`, unless it is incomplete and would replace a complete one."""
     previous = path.with_suffix(".prev.log")

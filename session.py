@@ -15,7 +15,7 @@ import environment
 import fallback
 import precision
 from encoders import Encoder
-from runlog import RunLog
+from runlog import NoLog, RunLog
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Sessi
     """Choose the device, put the numerics in force for the block and probe them; at its end say what fell back."""
     chosen = common.select_device(device)
     name = common.describe_device(chosen)
-    environment.write_check(log.folder, device=str(chosen), device_name=name)
+    if not isinstance(log, NoLog):
+        environment.write_check(log.folder, device=str(chosen), device_name=name)
     log.line(f"Device: {chosen} ({name}), {dtype}")
     with (
         fallback.noticed(chosen.type) as fallen_back,

@@ -133,6 +133,21 @@ def images_per_second(samples_ms: Iterable[float], images_per_sample: int) -> fl
     return images_per_sample * len(times) / (math.fsum(times) / 1000)
 
 
+def scaling(batch_size: int, shares: Sequence[Mapping[str, Any]], alone: Mapping[str, Any]) -> dict[str, Any]:
+    """The throughput of ranks that ran at the same time, and their total as a fraction of so many ranks alone.
+
+    A share and `alone`, the first rank's while the others waited, have `calls` a sample and `samples_ms`.
+    """
+    each = [images_per_second(share["samples_ms"], batch_size * share["calls"]) for share in shares]
+    single = images_per_second(alone["samples_ms"], batch_size * alone["calls"])
+    return {
+        "throughput_ips": each,
+        "total_throughput_ips": math.fsum(each),
+        "alone_throughput_ips": single,
+        "scaling_efficiency": math.fsum(each) / (len(each) * single),
+    }
+
+
 def gemm_tflops(shapes: Sequence[Mapping[str, Any]]) -> float:
     """1e12 operations a second over an encoder's matrix products, from a `limit` record's `shapes`.
 

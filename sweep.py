@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ import summaries
 import timing
 from common import Outputs
 from images import Sample
+from ranks import Rank
 from timing import Budget, Pass, Warmup
 
 
@@ -68,6 +69,7 @@ class Measurement:
     errors: list[float | None] = field(default_factory=list)
     nonfinite: int = 0
     embedding: Tensor | None = None
+    alone: Pass | None = None
 
     @classmethod
     def of(cls, subject: Subject, batch_size: int) -> Measurement:
@@ -92,9 +94,14 @@ class Measurement:
         self.peak_memory_mb = common.peak_memory_mb(latency.device)
         throughput.calls = budget.window(self.warmup.latency_ms)
 
-    def measure_round(self, budget: Budget, round_index: int) -> None:
-        for each in self.passes:
-            self.verify(each.run(budget, round_index))
+    def measure(self, timed: Pass, budget: Budget, round_index: int) -> None:
+        self.verify(timed.run(budget, round_index))
+
+    def measure_alone(self, budget: Budget) -> None:
+        """The throughput of this rank while the others wait."""
+        _, throughput, _ = self.passes
+        self.alone = replace(throughput, samples_ms=[])
+        self.alone.run(budget, timing.ROUNDS - 1)
 
     def verify(self, timed: dict[int, Outputs]) -> None:
         """What was timed is what the encoder gives: the outputs of batches, by the turn and so the place of their first
@@ -119,6 +126,18 @@ class Measurement:
         """The worst of any image and output; None where one was not finite."""
         finite = [error for error in self.errors if error is not None]
         return max(finite) if len(finite) == len(self.errors) else None
+
+    def share(self) -> dict[str, Any]:
+        """What the first rank wants to know of this one."""
+        _, throughput, _ = self.passes
+        return {
+            "device": str(throughput.device),
+            "status": self.status,
+            "calls": throughput.calls,
+            "samples_ms": throughput.samples_ms,
+            "output_relative_l2": self.output_relative_l2,
+            "nonfinite": self.nonfinite,
+        }
 
     def fields(self) -> dict[str, Any]:
         """The fields of the `perf` record, but for those of the limit."""
@@ -153,17 +172,29 @@ def encode_singly(module: nn.Module, pixel_values: Tensor) -> list[Outputs]:
     return [(embedding.cpu(), hidden_state.cpu()) for embedding, hidden_state in outputs]
 
 
-def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget) -> list[Measurement]:
-    """Measure each batch size: first the warm-ups, then all sizes in each round, so that a drift hits all alike."""
+def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank) -> list[Measurement]:
+    """Measure each batch size: first the warm-ups, then all sizes in each round, so that a drift hits all alike.
+
+    Several ranks do each step at the same time; the first also measures alone, to know what sharing costs.
+    """
     measurements = [Measurement.of(subject, batch_size) for batch_size in batch_sizes]
-    with tqdm(desc="timing", total=len(measurements) * (1 + timing.ROUNDS), unit="step", disable=None) as bar:
-        for measurement in measurements:
-            measurement.attempt(measurement.warm_up, budget)
-            bar.update()
-        for round_index in range(timing.ROUNDS):
+    steps: list[tuple[Measurement, Callable[..., None], tuple[Any, ...]]] = [
+        *((each, each.warm_up, (budget,)) for each in measurements),
+        *(
+            (each, each.measure, (timed, budget, round_index))
+            for round_index in range(timing.ROUNDS)
+            for each in measurements
+            for timed in each.passes
+        ),
+    ]
+    for measurement, step, arguments in tqdm(steps, "timing", unit="step", disable=None):
+        rank.gather(None)
+        measurement.attempt(step, *arguments)
+    if rank.count > 1:
+        if rank.index == 0:
             for measurement in measurements:
-                measurement.attempt(measurement.measure_round, budget, round_index)
-                bar.update()
+                measurement.attempt(measurement.measure_alone, budget)
+        rank.gather(None)
     return measurements
 
 

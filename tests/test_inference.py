@@ -149,7 +149,7 @@ def test_outputs_that_are_not_finite_are_told(infer: Runner, tiny_timm: Path, tm
     save_file(state, tmp_path / "broken" / "model.safetensors")
     finished = infer("--model", tmp_path / "broken", *CPU, "--topk", 1)  # the count is of all outputs
     assert finished.code == 0
-    assert "warning: 2 of 10 outputs are NaN or infinite" in finished.stdout.splitlines()
+    assert "warning: 2 of 10 outputs of grace_hopper.jpg are NaN or infinite" in finished.stdout.splitlines()
     assert read_run().events("inference")[0]["nonfinite"] == 2
 
 
