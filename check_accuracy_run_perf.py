@@ -145,7 +145,10 @@ def judge_logs(logs: Sequence[str], baseline: str | None, gates: Gates) -> Judge
         earlier = read_log(baseline) if baseline else []
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=str(error))
+        reason = str(error)
+        for log in (*logs, *([baseline] if baseline else [])):
+            reason = reason.replace(log, Path(log).name)  # where somebody's home is does not belong on a page
+        return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=reason)
     return judge(runs, gates, earlier)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import summaries
 from environment import PACKAGES
-from evidence import Group, UnjudgeableError, Words, is_simulated, number, number_or_none, one, text
+from evidence import Group, UnjudgeableError, Words, is_simulated, number, number_or_none, numbers, one, text
 from figures import format_metric
 from markdown_text import command, escape, fenced, table
 from runlog import Record, Run, percent
@@ -154,7 +154,7 @@ def facts_table(facts: Sequence[tuple[str, object]], say: Say) -> str:
 
 def usage_section(subject: Subject, say: Say) -> Iterator[str]:
     yield say("What was run, with paths cut to their last part:", "实际运行的命令（路径只保留最后一级）：")
-    commands = [command(["python", text(run.start, "script"), *arguments_of(run)]) for run in subject.runs]
+    commands = [command([*launcher_of(run), text(run.start, "script"), *arguments_of(run)]) for run in subject.runs]
     logs = list(dict.fromkeys(run.log for run in subject.group.runs if run.log))
     judged = command(["python", "check_accuracy_run_perf.py", *logs])
     yield fenced(["pip install -r requirements.txt", *commands, judged], "bash")
@@ -163,6 +163,11 @@ def usage_section(subject: Subject, say: Say) -> Iterator[str]:
             "Before them, `source` the `set_env.sh` of the CANN toolkit.",
             "运行前先 `source` CANN toolkit 的 `set_env.sh`。",
         )
+
+
+def launcher_of(run: Run) -> list[str]:
+    count = ranks_in(run)
+    return ["python"] if count == 1 else ["torchrun", "--nproc-per-node", f"{count:g}"]
 
 
 def arguments_of(run: Run) -> list[str]:
@@ -326,10 +331,13 @@ def performance_section(subject: Subject, say: Say) -> Iterator[str]:
 def performance_of(run: Run, say: Say) -> Iterator[str]:
     rows = sorted(run.events("perf"), key=lambda row: number(row, "batch_size"))
     mode = "torch.compile" if one(run, "model").get("compiled") is True else "eager"
+    count = ranks_in(run)
     card = "CPU" if text(one(run, "env"), "device") == "cpu" else "单卡"
     yield say(
-        f"Single device, inputs on the device, {mode}; `end_to_end_ips` adds decoding, preprocessing and the copies.",
-        f"{card}，输入已在设备上，{mode} 模式；`end_to_end_ips` 还包括解码、预处理和数据拷贝。",
+        f"{'One device' if count == 1 else f'The first of {count:g} ranks, all at work'}, inputs on the device, "
+        f"{mode}; `end_to_end_ips` adds decoding, preprocessing and the copies.",
+        f"{card if count == 1 else f'{count:g} 个进程同时运行时的第一个'}，输入已在设备上，{mode} 模式；"
+        "`end_to_end_ips` 还包括解码、预处理和数据拷贝。",
     )
     rates = [[*batch_cells(row), *(perf_cell(row, key) for key in RATE_KEYS), stable(row, say)] for row in rows]
     yield table(["batch_size", "status", *RATE_KEYS, "stable"], rates)
@@ -340,6 +348,7 @@ def performance_of(run: Run, say: Say) -> Iterator[str]:
     for row in rows:
         if row.get("status") != "ok":
             yield f"batch_size {number(row, 'batch_size'):g}: {escape(row.get('status'))} ({escape(row.get('reason'))})"
+    yield from ranks_of(run, say)
     for limit in run.events("limit"):
         yield limit_in_words(limit, say)
     for startup in run.events("startup"):
@@ -349,6 +358,28 @@ def performance_of(run: Run, say: Say) -> Iterator[str]:
             f"启动（仅一次）：加载 {load} ms，拷贝到设备 {place} ms，首次调用 {first} ms。",
         )
     yield speedup_in_words(run, say)
+
+
+def ranks_in(run: Run) -> float:
+    """How many processes ran together: torchrun's, or the only one."""
+    return number(run.start, "ranks") if "ranks" in run.start else 1
+
+
+def ranks_of(run: Run, say: Say) -> Iterator[str]:
+    """What several devices reached together."""
+    records = run.events("ranks")
+    if not records:
+        return
+    yield say("All ranks at the same time, and what of it sharing cost:", "各进程同时运行的总吞吐量与扩展效率：")
+    rows = []
+    for record in records:
+        cells = [NONE, NONE, NONE]
+        if record.get("status") == "ok":
+            each = [f"{ips:.2f}" for ips in numbers(record, "throughput_ips")]
+            total, efficiency = number(record, "total_throughput_ips"), number(record, "scaling_efficiency")
+            cells = [" + ".join(each), f"{total:.2f}", f"{efficiency:.1%}"]
+        rows.append([*batch_cells(record), *cells])
+    yield table(["batch_size", "status", "throughput_ips", "total_throughput_ips", "scaling_efficiency"], rows)
 
 
 def limit_in_words(limit: Record, say: Say) -> str:

@@ -16,7 +16,8 @@ FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and 
 
 ENVIRONMENT_KEYS = ("device", "device_name", "simulated", "cann", "torch", "torch_npu", "timm", "transformers")
 MODEL_KEYS = ("model", "library", "architecture", "params", "weights_source", "weights_sha256", "dtype", "numerics")
-LEFT_OUT = {"run", "seq", "event", "fingerprint"}  # what identifies a record, and what only a check reads
+# What identifies a record, and what only a check reads.
+LEFT_OUT = {"run", "seq", "event", "fingerprint", "shares", "alone", "baseline_samples_ms"}
 # How JUnit calls a check that did not pass: a failure of the thing tested, or an error of the test.
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
 
@@ -69,7 +70,7 @@ def _group(group: Group) -> dict[str, Any]:
         "runs": [run.records[0]["run"] for run in group.runs],
         **{
             event: [_figures(record) for run in group.runs for record in run.events(event)]
-            for event in ("accuracy", "cause", "layer", "perf", "speedup")
+            for event in ("accuracy", "cause", "layer", "perf", "ranks", "speedup")
         },
     }
 

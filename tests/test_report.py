@@ -249,6 +249,23 @@ def test_every_known_cause_has_words() -> None:
     assert {cause: words.en for cause, words in sections.CAUSES.items()} == causes.WORDS
 
 
+def test_ranks_are_shown_each_and_together(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def several(records: Records) -> None:
+        find(records, "run_start")["ranks"] = 2
+        fields = {"throughput_ips": [10.123, 20.456], "total_throughput_ips": 30.579, "scaling_efficiency": 0.912}
+        common = {"run": records[0]["run"], "seq": 0, "event": "ranks"}
+        records.insert(-1, {**common, "batch_size": 1, "status": "ok", **fields})
+        records.insert(-1, {**common, "batch_size": 2, "status": "error"})
+
+    _, pages = report(copied(evidence, tmp_path / "logs", benchmark=several))
+    for name in PAGES:
+        one, two = table_with(pages[name], "total_throughput_ips", "scaling_efficiency")
+        assert list(one.values()) == ["1", "ok", "10.12 + 20.46", "30.58", "91.2%"]
+        assert list(two.values()) == ["2", "error", "-", "-", "-"]
+        assert "torchrun --nproc-per-node 2 accuracy_run_perf.py" in pages[name]
+    assert "The first of 2 ranks" in pages["report.md"]
+
+
 # ---------------------------------------------------------------------------------------------- what it proves
 NPU = {"device": "npu:0", "device_name": "Ascend910B2", "simulated": False, "torch_npu": "2.9.0", "cann": "8.5.1"}
 
@@ -344,7 +361,8 @@ def test_logs_that_can_not_be_read_leave_a_page_that_says_so(report: Report, tmp
     assert code == 2
     for name in PAGES:
         assert "CANNOT JUDGE" in head_of(pages[name])
-        assert "No such file" in pages[name]
+        assert "accuracy.log can't be read: No such file" in " ".join(pages[name].split())
+        assert str(tmp_path) not in pages[name]
         assert card_of(pages[name])
     assert "What is missing" in pages["report.md"]
 
