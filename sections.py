@@ -18,6 +18,7 @@ from runlog import Record, Run, percent
 
 INFERENCE = "inference.py"
 NONE = "-"
+MOST_IMAGES = 10  # whose names or outputs are shown
 METRICS = (*summaries.METRICS, "expected_relative_l2", "threshold", "result")
 RATE_KEYS = (
     "throughput_ips",
@@ -186,7 +187,7 @@ def inference_section(subject: Subject, say: Say) -> Iterator[str]:
             "No inference log of this encoder was among the logs; `inference.py` writes one.",
             "日志中没有该模型的推理记录；运行 `inference.py` 即可生成。",
         )
-    for record in records:
+    for record in records[:MOST_IMAGES]:
         top = [entry for entry in items(record, "topk") if isinstance(entry, dict)]
         yield say(
             f"The largest outputs for {escape(record.get('image'))}, of the shape {Shape(record.get('output_shape'))}:",
@@ -197,6 +198,8 @@ def inference_section(subject: Subject, say: Say) -> Iterator[str]:
             [f"{number(e, 'index'):g}", rounded(e, "value", ".6f") or NONE, escape(e.get("label") or NONE)] for e in top
         ]
         yield table(columns, rows)
+    if len(records) > MOST_IMAGES:
+        yield say("The log has the outputs of more images.", "其余图像的输出见日志。")
 
 
 # --------------------------------------------------------------------------------------------------------- accuracy
@@ -450,7 +453,7 @@ def notes_section(subject: Subject, say: Say) -> Iterator[str]:
     """What the evidence proves, and what it does not."""
     samples = [sample for run in subject.group.of("accuracy") for sample in run.events("sample")]
     images = list(dict.fromkeys(text(sample, "image") for sample in samples))
-    sources = escape(", ".join(images))
+    sources = escape(", ".join([*images[:MOST_IMAGES], *(["..."] if len(images) > MOST_IMAGES else [])]))
     notes = [*(say(*remark) for remark in subject.group.remarks)]
     lines = [f"- {escape(note)}" for note in notes]
     lines += [

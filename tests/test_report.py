@@ -209,6 +209,18 @@ def test_the_inference_result_is_that_of_the_log_beside(report: Report, evidence
     assert [(row["index"], row["value"]) for row in rows] == [(str(e["index"]), f"{e['value']:.6f}") for e in top]
 
 
+def test_a_folder_of_images_does_not_make_a_page_of_a_thousand_tables(
+    report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    def many(records: Records) -> None:
+        records[-1:-1] = [dict(find(records, "inference")) for _ in range(40)]
+
+    _, pages = report(copied(evidence, tmp_path / "logs", inference=many))
+    for name in PAGES:
+        assert len(tables(pages[name])) < 30
+    assert "The log has the outputs of more images." in pages["report.md"]
+
+
 @pytest.mark.parametrize(
     ("edit", "signed"),
     [(change("model", "model", "another"), True), (change("env", "device", "npu:0"), True), (drop("run_end"), False)],
