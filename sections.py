@@ -18,7 +18,8 @@ from runlog import Record, Run, percent
 
 INFERENCE = "inference.py"
 NONE = "-"
-MOST_IMAGES = 10  # whose names or outputs are shown
+MOST_IMAGES = 10  # whose names are shown
+MOST_OUTPUTS = 3  # images whose outputs are shown
 METRICS = (*summaries.METRICS, "expected_relative_l2", "threshold", "result")
 RATE_KEYS = (
     "throughput_ips",
@@ -187,7 +188,7 @@ def inference_section(subject: Subject, say: Say) -> Iterator[str]:
             "No inference log of this encoder was among the logs; `inference.py` writes one.",
             "日志中没有该模型的推理记录；运行 `inference.py` 即可生成。",
         )
-    for record in records[:MOST_IMAGES]:
+    for record in records[:MOST_OUTPUTS]:
         top = [entry for entry in items(record, "topk") if isinstance(entry, dict)]
         yield say(
             f"The largest outputs for {escape(record.get('image'))}, of the shape {Shape(record.get('output_shape'))}:",
@@ -198,7 +199,7 @@ def inference_section(subject: Subject, say: Say) -> Iterator[str]:
             [f"{number(e, 'index'):g}", rounded(e, "value", ".6f") or NONE, escape(e.get("label") or NONE)] for e in top
         ]
         yield table(columns, rows)
-    if len(records) > MOST_IMAGES:
+    if len(records) > MOST_OUTPUTS:
         yield say("The log has the outputs of more images.", "其余图像的输出见日志。")
 
 
