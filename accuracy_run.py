@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import options
 import summaries
+from figures import format_metric
 from ranks import Rank
 from runlog import RunLog, percent
 from summaries import OUTPUTS
@@ -77,9 +78,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    if Rank.of_this_process().count > 1:
-        raise options.UserError("accuracy_run.py proves one device: run it without torchrun")
-    with options.open_log(args, SCRIPT, "accuracy.log") as log:
+    rank = Rank.of_this_process()
+    with options.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
+        if rank.count > 1:
+            raise options.UserError("accuracy_run.py proves one device: run it without torchrun")
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
@@ -343,18 +345,6 @@ def explain_worst(
     outputs = (candidates[worst][0].cpu(), candidates[worst][1].cpu())
     pixel_values = known.pixel_values[worst : worst + 1]
     explanation.explain(running, reference, module, pixel_values, outputs, known.images[worst])
-
-
-def format_metric(metric: str, value: float | None) -> str:
-    if metric in ("relative_error", "relative_l2", "nmse", "top1_gap"):
-        return percent(value)
-    if value is None:
-        return "no error" if metric == "sqnr_db" else "not finite"
-    if metric == "top5_match":
-        return f"{value:.0%}"
-    if metric == "sqnr_db":
-        return f"{value:.1f}"
-    return f"{value:.6f}" if value >= 1e-4 or value == 0 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
 """
 LATENCY_KEYS = ("avg_latency_ms", "min_latency_ms", "max_latency_ms", *summaries.PERCENTILES)
 LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
+LIMIT_ATTEMPTS = 3
 WIDTH = 10  # of the table's columns
 
 
@@ -131,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             work = work if rank.index == 0 else None
             limits = measure_limit(running, "before", work, max(batch_sizes), budget)
             measurements = sweep.measure(subject, batch_sizes, budget, rank)
-            limits += measure_limit(running, "after", work, max(batch_sizes), budget)
+            reached = max(map(sweep.fastest_ips, measurements))
+            limits += measure_limit(running, "after", work, max(batch_sizes), budget, reached)
             rows = report_rows(log, measurements, work, limits)
             shares = rank.gather([{"node": rank.node, **measurement.share()} for measurement in measurements])
             if rank.count > 1 and rank.index == 0:
@@ -164,16 +166,26 @@ def count_work(log: RunLog, module: nn.Module, input_size: Sequence[int]) -> Wor
         return None
 
 
-def measure_limit(running: Session, phase: str, work: Work | None, batch_size: int, budget: Budget) -> list[float]:
-    """Measure, print and record the limit in 1e12 operations a second; nothing without `work`."""
+def measure_limit(
+    running: Session, phase: str, work: Work | None, batch_size: int, budget: Budget, reached_ips: float = 0.0
+) -> list[float]:
+    """Measure, print and record the limit in 1e12 operations a second; nothing without `work`.
+
+    Before a throughput is called impossible, `reached_ips`, the limit is measured anew: the machine may have been busy.
+    """
     import common
     import limit
 
     if work is None:
         return []
-    with common.failures_of(running.device, "at the limit's matrix products"):
-        shapes = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_until(0))
-    tflops = summaries.gemm_tflops(shapes)
+    shapes, tflops = None, 0.0
+    for _ in range(LIMIT_ATTEMPTS):
+        with common.failures_of(running.device, "at the limit's matrix products"):
+            measured = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_until(0))
+        if summaries.gemm_tflops(measured) > tflops:
+            shapes, tflops = measured, summaries.gemm_tflops(measured)
+        if reached_ips * work.gflop / 1000 <= summaries.MOST_OF_LIMIT * tflops:
+            break
     dtype = common.dtype_name(running.dtype)
     running.log.line(
         f"limit {phase} the sweep: {tflops:.3f} TFLOP/s in matrix products of the encoder's shapes ({dtype})"

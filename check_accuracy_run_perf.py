@@ -10,13 +10,30 @@ import argparse
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
+from pathlib import Path
 
 import environment
 import options
 import summaries
+import verdict_files
 from accuracy_checks import check_references
-from evidence import Check, Gates, UnjudgeableError, Verdict, guarded, is_simulated, number, one, passed, text
+from evidence import (
+    KIND,
+    Check,
+    Gates,
+    Group,
+    Judgement,
+    UnjudgeableError,
+    Verdict,
+    guarded,
+    is_simulated,
+    number,
+    one,
+    passed,
+    text,
+)
 from options import UserError
 from perf_checks import check_perf, check_regression, check_same_outputs
 from remarks import remarks_on
@@ -28,12 +45,13 @@ EXAMPLES = """examples:
   python check_accuracy_run_perf.py log.txt --require-device npu
   cat accuracy_log.txt perf_log.txt | python check_accuracy_run_perf.py -
   python check_accuracy_run_perf.py --baseline logs/benchmark.prev.log --max-regression 5%
+  python check_accuracy_run_perf.py --require-device npu --report report --json verdict.json
 
 exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
 """
 DEFAULT_LOGS = ("logs/accuracy.log", "logs/benchmark.log")
 WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
-KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
+INFERENCE_LOG = "inference.log"  # its outputs belong on the pages, and prove nothing
 
 # What the runs of one verdict must have in common, beside weights, dtype and device.
 COMMON_FACTS = {
@@ -90,27 +108,66 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-random-weights", action="store_true", help="judge evidence that was made with --weights random"
     )
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="write report.md, report.zh-CN.md and their plots (needs matplotlib); an inference.log beside a LOG adds "
+        "its result",
+    )
+    files.add_argument("--json", metavar="FILE", type=Path, help="write the verdict, its checks and figures as JSON")
+    files.add_argument("--junit", metavar="FILE", type=Path, help="write one test case a check, as JUnit XML")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     gates = Gates(**{field.name: getattr(args, field.name) for field in fields(Gates)})
+    judgement = judge_logs(args.logs, args.baseline, gates)
+    print_table(judgement.checks)
+    for remark in judgement.remarks:
+        print(printable(remark.en))
+    if args.report:
+        write_report(args.report, judgement, args.logs)
+    if args.json:
+        verdict_files.write_json(args.json, judgement)
+    if args.junit:
+        verdict_files.write_junit(args.junit, judgement)
+    print(f"OVERALL: {judgement.verdict}")
+    return int(judgement.verdict)
+
+
+def judge_logs(logs: Sequence[str], baseline: str | None, gates: Gates) -> Judgement:
+    """Read the logs and judge them; one that can't be read is reported, and nothing can be judged."""
     try:
-        runs = [run for log in args.logs for run in read_log(log)]
-        earlier = read_log(args.baseline) if args.baseline else []
+        runs = [run for log in logs for run in read_log(log)]
+        earlier = read_log(baseline) if baseline else []
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        checks: list[Check] = [Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)]
-        remarks: list[str] = []
-    else:
-        checks, remarks = judge(runs, gates, earlier)
-    print_table(checks)
-    for remark in remarks:
-        print(printable(remark))
-    verdict = max((check.verdict for check in checks), default=Verdict.CANNOT_JUDGE)
-    print(f"OVERALL: {verdict}")
-    return int(verdict)
+        reason = str(error)
+        for log in (*logs, *([baseline] if baseline else [])):
+            reason = reason.replace(log, Path(log).name)  # where somebody's home is does not belong on a page
+        return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=reason)
+    return judge(runs, gates, earlier)
+
+
+def write_report(folder: Path, judgement: Judgement, logs: Sequence[str]) -> None:
+    """Write the pages; only they need matplotlib."""
+    import report
+
+    inferences = [run for run in judgement.runs if run.start.get("script") == "inference.py"]
+    report.write(folder, judgement, inferences or read_beside(logs))
+
+
+def read_beside(logs: Sequence[str]) -> list[Run]:
+    """The runs of an inference.log in the folder of a log; none where there is no readable one."""
+    beside = {Path(log).parent / INFERENCE_LOG: None for log in logs if log != "-"}
+    found: list[Run] = []
+    for path in beside:
+        with suppress(UserError):
+            found += read_log(str(path))
+    return found
 
 
 def read_log(name: str) -> list[Run]:
@@ -127,6 +184,8 @@ def read_log(name: str) -> list[Run]:
         raise UserError(f"{name}: {error}") from error
     if not runs:
         raise UserError(f"{name} holds no records")
+    for run in runs:
+        run.log = "standard input" if name == "-" else Path(name).name
     return runs
 
 
@@ -147,27 +206,35 @@ def print_table(checks: Sequence[Check]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- judging
-def judge(runs: Sequence[Run], gates: Gates, earlier: Sequence[Run]) -> tuple[list[Check], list[str]]:
-    """All checks of all runs, and what must be said right before the verdict; `earlier` are a baseline's."""
+def judge(runs: Sequence[Run], gates: Gates, earlier: Sequence[Run]) -> Judgement:
+    """All checks of all runs; `earlier` are a baseline's."""
     checks = [check_integrity(run) for run in runs]
+    groups, faults = group_runs([run for run in runs if not run.problems])
+    checks += faults
+    if not groups and not any(check.verdict for check in checks):
+        checks.append(Check("evidence", "no accuracy, no perf run", "both", Verdict.CANNOT_JUDGE))
     if any(check.verdict for check in checks):
-        return checks, []
+        return Judgement(checks, groups, runs)
+    judged = []
+    for group in groups:
+        prefix = f"{group.title}: " if len(groups) > 1 else ""
+        found = [*check_group(group, gates), *check_baseline(group, gates, earlier)]
+        judged.append(replace(group, checks=[replace(check, name=prefix + check.name) for check in found]))
+        checks += judged[-1].checks
+    return Judgement(checks, judged, runs)
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[Check]]:
+    """The accuracy and perf runs by their identity, and what keeps them from being judged."""
     groups: dict[tuple[str, ...], list[Run]] = {}
-    try:
-        for run in runs:
+    faults: list[Check] = []
+    for run in runs:
+        try:
             if text(run.start, "script") in KIND:
                 groups.setdefault(identity(run), []).append(run)
-    except UnjudgeableError as error:
-        return [*checks, Check("evidence", str(error), "whole records", Verdict.CANNOT_JUDGE)], []
-    if not groups:
-        return [*checks, Check("evidence", "no accuracy, no perf run", "both", Verdict.CANNOT_JUDGE)], []
-    remarks: list[str] = []
-    for key, group in groups.items():
-        prefix = f"{' '.join(key[1:])}: " if len(groups) > 1 else ""
-        found = [*check_group(group, gates), *check_baseline(group, gates, earlier)]
-        checks += [replace(check, name=prefix + check.name) for check in found]
-        remarks += [remark for remark in remarks_on(group) if remark not in remarks]
-    return checks, remarks
+        except UnjudgeableError as error:
+            faults.append(Check("evidence", str(error), "whole records", Verdict.CANNOT_JUDGE))
+    return [Group(" ".join(key[1:]), group, remarks=remarks_on(group)) for key, group in groups.items()], faults
 
 
 def check_integrity(run: Run) -> Check:
@@ -184,26 +251,25 @@ def identity(run: Run) -> tuple[str, ...]:
     return *asked, text(env, "device")
 
 
-def check_group(group: Sequence[Run], gates: Gates) -> Iterator[Check]:
+def check_group(group: Group, gates: Gates) -> Iterator[Check]:
     """The checks of all runs of one identity."""
-    kinds = {kind: [run for run in group if KIND[run.start["script"]] == kind] for kind in ("accuracy", "perf")}
-    for kind, runs in kinds.items():
-        if not runs:
+    for kind in KIND.values():
+        if not group.of(kind):
             yield Check(f"{kind} run", "none", "of the same weights, dtype, device", Verdict.CANNOT_JUDGE)
-    yield check_common_facts(group)
-    for run in group:
+    yield check_common_facts(group.runs)
+    for run in group.runs:
         yield from guarded(check_setting(run, gates))
         yield from guarded(check_numerics(run))
-    for run in kinds["accuracy"]:
+    for run in group.of("accuracy"):
         yield from guarded(check_references(run, gates.threshold))
-    for run in kinds["perf"]:
+    for run in group.of("perf"):
         yield from guarded(check_perf(run, gates))
-    for perf in kinds["perf"]:
-        for accuracy in kinds["accuracy"]:
+    for perf in group.of("perf"):
+        for accuracy in group.of("accuracy"):
             yield from guarded(check_same_outputs(accuracy, perf))
 
 
-def check_baseline(group: Sequence[Run], gates: Gates, earlier: Sequence[Run]) -> Iterator[Check]:
+def check_baseline(group: Group, gates: Gates, earlier: Sequence[Run]) -> Iterator[Check]:
     """Every performance run against the one that the baseline has of the same encoder; nothing without a baseline."""
     if not earlier:
         return
@@ -213,9 +279,8 @@ def check_baseline(group: Sequence[Run], gates: Gates, earlier: Sequence[Run]) -
     if not faults and len(known) != 1:
         yield Check("baseline", f"{len(known)} perf runs", "1", Verdict.CANNOT_JUDGE)
     elif not faults:
-        for run in group:
-            if KIND[run.start["script"]] == "perf":
-                yield from guarded(check_regression(run, known[0], gates.max_regression))
+        for run in group.of("perf"):
+            yield from guarded(check_regression(run, known[0], gates.max_regression))
 
 
 def check_common_facts(group: Sequence[Run]) -> Check:

@@ -1,15 +1,18 @@
-"""Evidence: a verdict's parts, and the fields of records that checks read. Standard library only."""
+"""Evidence: a verdict and its parts, and the fields of records that checks read. Standard library only."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 import options
 from runlog import Record, Run
 
+# Which kind of evidence a script's log is.
+KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
 RELATIVE_TOLERANCE = 1e-9  # of figures that are computed again from the same float64 numbers
 ABSOLUTE_TOLERANCE = 1e-12  # likewise, where they cancel
 
@@ -45,6 +48,59 @@ class Gates:
     min_throughput: float | None
     max_latency_ms: float | None
     max_regression: float
+
+
+class Words(NamedTuple):
+    """One text in the languages of the pages. The checker prints English."""
+
+    en: str
+    zh: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one identity (weights, model, dtype, numerics, device), what was checked of them, and what must be
+    said beside the verdict. `title` names all but the weights. A group that was not judged has no checks.
+    """
+
+    title: str
+    runs: Sequence[Run]
+    checks: Sequence[Check] = ()
+    remarks: Sequence[Words] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst_verdict(self.checks)
+
+    def of(self, kind: str) -> list[Run]:
+        """The accuracy or the perf runs."""
+        return [run for run in self.runs if KIND[run.start["script"]] == kind]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
+    `error` says why a log could not be read at all.
+    """
+
+    checks: Sequence[Check]
+    groups: Sequence[Group] = ()
+    runs: Sequence[Run] = field(default=(), repr=False)
+    error: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst_verdict(self.checks)
+
+    @property
+    def remarks(self) -> list[Words]:
+        """What must be said right before the verdict, each remark once; of what was not judged, nothing."""
+        return list(dict.fromkeys(remark for group in self.groups if group.checks for remark in group.remarks))
+
+
+def worst_verdict(checks: Sequence[Check]) -> Verdict:
+    """Nothing checked is nothing proved."""
+    return max((check.verdict for check in checks), default=Verdict.CANNOT_JUDGE)
 
 
 class UnjudgeableError(Exception):

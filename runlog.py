@@ -215,10 +215,11 @@ def _replace_nonfinite(value: Any) -> tuple[Any, int]:
 # ---------------------------------------------------------------------------------------------------- the reader
 @dataclass
 class Run:
-    """The records of one run in a log, and what is wrong with them as evidence (empty when whole)."""
+    """The records of one run, what is wrong with them as evidence (empty when whole), and the log that held them."""
 
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    log: str = ""
 
     @property
     def start(self) -> Record:

@@ -198,6 +198,15 @@ def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: 
     return measurements
 
 
+def fastest_ips(measurement: Measurement) -> float:
+    """The images a second of its fastest pass; 0 where it was not measured."""
+    if measurement.status != "ok":
+        return 0.0
+    return max(
+        summaries.images_per_second(each.samples_ms, measurement.batch_size * each.calls) for each in measurement.passes
+    )
+
+
 def time_alone(module: nn.Module, pixel_values: Tensor, budget: Budget) -> list[float]:
     """The times in ms of single calls with the same input, after a warm-up."""
     alone = Pass("baseline", lambda turn: common.forward(module, pixel_values), pixel_values.device)

@@ -10,6 +10,9 @@ timm loop     images a second, above 1 is faster: the throughput pass of accurac
 pipeline      images a second, above 1 is faster: decoded images to hidden states, preprocessed one by one and encoded
               in batches as inference.py does, against transformers' pipeline("image-feature-extraction") with the same
               folder, images and batch size. The pipeline gives lists of numbers, which is part of its cost.
+folder        images a second over a folder of photos: inference.py with --output (decoding in workers, forward, records
+              and parts) against, in three lines, the decoding alone with the same workers; the forward alone; and the
+              loop that timm's inference.py documents (its loader, forward, softmax, top 5) with the same workers.
 cold start    seconds, below 1 is faster: from the start of the process to its end, with the embedding of one image
               printed; inference.py against tests/straightforward_recipe.py (create_model, load_file, load_state_dict).
               For timm's models.
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
     from encoders import Encoder
 
-ROWS = ("timm-loop", "pipeline", "cold-start")
+ROWS = ("timm-loop", "pipeline", "folder", "cold-start")
 TOLERANCE = 1e-3
 WARMUP = 10  # calls; of timm's benchmark.py, as ITERATIONS
 ITERATIONS = 40
@@ -71,6 +74,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="default: all that fit the model")
     parser.add_argument("--warmup", type=int, default=WARMUP, metavar="N", help="calls (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=ITERATIONS, metavar="N", help="calls (default: %(default)s)")
+    parser.add_argument("--photos", type=int, default=100, metavar="N", help="of the folder (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="that decode (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: all, %(default)s")
     return parser.parse_args(argv)
 
@@ -98,6 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                     report(name, "s", compare(*cold_starts(folder, photo.path, args.threads), args.pairs))
                 continue
             encoder = encoders.load_encoder(str(folder), None, None, None, 0)
+            if name == "folder":
+                photos = stack.enter_context(tempfile.TemporaryDirectory())
+                save_photos(photo.load(), Path(photos), args.photos)
+                ours, peers = folders(encoder, Path(photos), args.batch_size, args.workers)
+                for peer, measure in peers.items():
+                    report(peer, "images/s", compare(ours, measure, args.pairs))
+                continue
             if name == "timm-loop":
                 calls = timm_loop(encoder, photo.load(), args.batch_size, args.warmup, args.iterations)
             else:
@@ -224,6 +236,84 @@ def pipelines(
 
     require_same("pipeline", encode(), torch.tensor(pipeline(batch)).flatten(0, 1))
     return lambda: images_per_second(encode), lambda: images_per_second(lambda: pipeline(batch))
+
+
+def save_photos(image: Image, folder: Path, count: int) -> None:
+    """JPEG photos of 500 x 375, each another crop of a real one."""
+    width, height = image.width // 2, image.height // 2
+    for number in range(count):
+        left, top = number % width, number * 7 % height
+        crop = image.crop((left, top, left + width, top + height)).resize((500, 375))
+        crop.save(folder / f"{number:05}.jpg", quality=90)
+
+
+def folders(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> tuple[Measure, dict[str, Measure]]:
+    import common
+    import embedding
+    import images
+    import inference
+    import loading
+    import session
+    from ranks import Rank
+    from runlog import NoLog
+
+    samples = images.find_samples([folder])
+    batches = loading.Batches(samples, batch_size, encoder.preprocess, strict=True)
+    example = batches[0].pixel_values
+
+    def images_per_second(consume: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        consume()
+        return len(samples) / (time.perf_counter() - start)
+
+    def whole() -> None:
+        with session.start(NoLog(), "cpu", "float32", "strict") as running, tempfile.TemporaryDirectory() as output:
+            embedder = embedding.Embedder(running, encoder, batches, workers)
+            report = inference.Report(NoLog(), 5, encoder, len(samples))
+            for part in embedding.write_features(Path(output) / "features.safetensors", False, Rank(), embedder):
+                report.add(part)
+
+    def decode() -> None:
+        for _ in loading.load(batches, range(len(batches)), workers):
+            pass
+
+    def forward() -> None:
+        for _ in range(len(batches)):
+            common.encode(encoder.module, example)[0].cpu()
+
+    peers = {"folder/decode": decode, "folder/model": forward}
+    if encoder.library == "timm":
+        peers["folder/timm"] = timm_inference(encoder, folder, batch_size, workers)
+    return lambda: images_per_second(whole), {
+        name: (lambda consume=consume: images_per_second(consume)) for name, consume in peers.items()
+    }
+
+
+def timm_inference(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> Callable[[], None]:
+    """The loop of timm's inference.py: its dataset and loader, forward, softmax, top 5, all kept on the host."""
+    import torch
+    from timm.data import create_loader, resolve_model_data_config
+    from timm.data.dataset import ImageDataset
+
+    model: Any = encoder.module.model
+    config = resolve_model_data_config(model)
+
+    def consume() -> None:
+        loader = create_loader(
+            ImageDataset(str(folder), class_map=""),
+            batch_size=batch_size,
+            use_prefetcher=False,
+            num_workers=workers,
+            device=torch.device("cpu"),
+            **{key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")},
+        )
+        kept = []
+        with torch.no_grad():
+            for pixel_values, _ in loader:
+                values, indices = model(pixel_values).softmax(-1).topk(5)
+                kept.append((values.cpu().numpy(), indices.cpu().numpy()))
+
+    return consume
 
 
 def cold_starts(folder: Path, photo: Path, threads: int) -> tuple[Measure, Measure]:
