@@ -36,6 +36,9 @@ def check_references(run: Run, threshold: float) -> Iterator[Check]:
     references = sorted({text(record, "reference") for record in records})
     if not references:
         raise UnjudgeableError("no accuracy or sample records")
+    declared = one(run, "model").get("references")
+    if references != declared:
+        raise UnjudgeableError(f"compared with {', '.join(references)}, but the run set out for {declared}")
     if any(record.get("output") not in OUTPUTS for record in records):
         raise UnjudgeableError("an accuracy or sample record of another output")
     images = [[r.get("image_sha256") for r in run.events("sample") if r.get("output") == output] for output in OUTPUTS]

@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             with running.numerics.watch():
                 candidates = forward_all(encoder.module, known.pixel_values, running.device, running.dtype)
-            running.record(encoder, candidates[0][0], weights_sha256)
+            running.record(encoder, candidates[0][0], weights_sha256, references=sorted(precisions))
             if args.save_reference:
                 kept = {"float32": join(candidates), **known.outputs} if itself else known.outputs
                 reference.save(args.save_reference, replace(known, outputs=kept), encoder, weights_sha256)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -37,7 +38,7 @@ from evidence import (
 from options import UserError
 from perf_checks import check_perf, check_regression, check_same_outputs
 from remarks import remarks_on
-from runlog import Run, UnreadableRecordError, printable, read_runs
+from runlog import LONGEST_LINE, Run, UnreadableRecordError, printable, read_runs
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -60,8 +61,14 @@ COMMON_FACTS = {
         *("device_name", "simulated", "python", "platform", "cpu_model", "cann", *environment.PACKAGES),
         *("npu_driver", "allow_hf32", "fallback_disabled", "task_queue_enable", "visible_devices"),
     ),
-    "model": ("model", "architecture", "params", "input_size", "preprocess", "operators", "classifier"),
+    "model": (
+        *("model", "library", "architecture", "params", "left_out_keys", "input_size", "preprocess"),
+        *("operators", "classifier"),
+    ),
 }
+# Records that only this kind of run writes: in another they are out of place.
+OWN_EVENTS = {"accuracy": ("accuracy", "sample"), "perf": ("latencies", "limit", "perf", "ranks", "speedup")}
+LONGEST_CELL = 400  # characters; a hostile log can hold texts of any length
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -127,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     judgement = judge_logs(args.logs, args.baseline, gates)
     print_table(judgement.checks)
     for remark in judgement.remarks:
-        print(printable(remark.en))
+        print(shortened(remark.en))
     if args.report:
         write_report(args.report, judgement, args.logs)
     if args.json:
@@ -144,7 +151,7 @@ def judge_logs(logs: Sequence[str], baseline: str | None, gates: Gates) -> Judge
         runs = [run for log in logs for run in read_log(log)]
         earlier = read_log(baseline) if baseline else []
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {shortened(str(error))}", file=sys.stderr)
         reason = str(error)
         for log in (*logs, *([baseline] if baseline else [])):
             reason = reason.replace(log, Path(log).name)  # where somebody's home is does not belong on a page
@@ -190,15 +197,23 @@ def read_log(name: str) -> list[Run]:
 
 
 def text_lines(file: io.BufferedReader) -> Iterable[bytes]:
-    """The lines of a log; PowerShell's `tee` writes UTF-16, which its byte order mark shows."""
+    """The lines of a log, no longer than a byte more than a line may be; PowerShell's `tee` writes UTF-16, which its
+    byte order mark shows.
+    """
     if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return (line.encode() for line in io.TextIOWrapper(file, "utf-16", errors="replace"))
-    return file
+        text = io.TextIOWrapper(file, "utf-16", errors="replace")
+        return (line.encode() for line in iter(lambda: text.readline(LONGEST_LINE + 1), ""))
+    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+
+
+def shortened(text: str) -> str:
+    """A text from a log, printable and of bounded length."""
+    return printable(text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}...")[: 2 * LONGEST_CELL]
 
 
 def print_table(checks: Sequence[Check]) -> None:
     """One line a check, in at most 100 columns unless a name, value or bound is unusually long."""
-    rows = [(printable(c.name), printable(c.value), printable(c.bound), str(c.verdict)) for c in checks]
+    rows = [(*map(shortened, (c.name, c.value, c.bound)), str(c.verdict)) for c in checks]
     rows.insert(0, ("check", "value", "bound", "verdict"))
     widths = [max(len(row[column]) for row in rows if len(row[column]) <= WIDEST) for column in range(3)]
     for name, value, bound, verdict in rows:
@@ -288,9 +303,9 @@ def check_common_facts(group: Sequence[Run]) -> Check:
     different = []
     for event, keys in COMMON_FACTS.items():
         for key in keys:
-            values = [run.events(event)[0].get(key) for run in group]
-            if any(value != values[0] for value in values):
-                different.append(f"{key} differs: {' / '.join(str(value)[:24] for value in values)}")
+            values = [json.dumps(run.events(event)[0].get(key, "missing"), sort_keys=True) for run in group]
+            if any(value != values[0] for value in values):  # as text: in Python 1, 1.0 and true are equal
+                different.append(f"{key} differs: {' / '.join(value[:24] for value in values)}")
     if different:
         return Check("same setting", "; ".join(different), "equal in all runs", Verdict.CANNOT_JUDGE)
     return Check("same setting", "code, versions, device", "equal in all runs", Verdict.PASS)
@@ -316,8 +331,11 @@ def check_setting(run: Run, gates: Gates) -> Iterator[Check]:
     allowed = source != "random" or gates.allow_random_weights
     bound = "any" if gates.allow_random_weights else "not random"
     yield Check(f"{kind} weights", source, bound, Verdict.PASS if allowed else Verdict.CANNOT_JUDGE)
-    misfits = number(model, "missing_keys") + number(model, "unexpected_keys")
-    yield Check(f"{kind} misfit keys", f"{misfits:g}", "0", passed(misfits == 0))
+    misfits = [number(model, "missing_keys"), number(model, "unexpected_keys")]
+    yield Check(f"{kind} misfit keys", f"{max(misfits):g}", "0", passed(misfits == [0, 0]))
+    foreign = [event for other, events in OWN_EVENTS.items() for event in events if other != kind and run.events(event)]
+    if foreign:
+        yield Check(f"{kind} records", f"{foreign[0]} among them", "its own", Verdict.CANNOT_JUDGE)
 
 
 def check_numerics(run: Run) -> Iterator[Check]:

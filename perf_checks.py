@@ -30,14 +30,17 @@ OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
 PASSES = ("latency", "throughput", "end_to_end")
 PHASES = ("before", "after")
 LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
+OPERATORS = {"matmul", "conv", "attention", "other"}  # whose operations a run counts
+MOST = 2**53  # beyond it a float64 counts no more
 CONVOLUTIONAL = 0.5  # the share of the operations above which convolution algorithms may beat the count
 
 
 def check_perf(run: Run, gates: Gates) -> Iterator[Check]:
     """One performance run: every batch size that it set out to measure, computed again from its raw samples."""
-    declared = [int(size) for size in numbers(run.start, "batch_sizes")]
+    declared = [count(size, "run_start") for size in numbers(run.start, "batch_sizes")]
     rows = {number(record, "batch_size"): record for record in run.events("perf")}
     complete = len(run.events("perf")) == len(declared) and set(rows) == set(declared) and 1 in declared
+    complete &= {number(record, "batch_size") for record in run.events("latencies")} <= set(declared)
     found = " ".join(f"{size:g}" for size in sorted(rows))
     bound = " ".join(map(str, sorted({1, *declared})))
     yield Check("batch sizes", found, bound, Verdict.PASS if complete else Verdict.CANNOT_JUDGE)
@@ -107,7 +110,10 @@ def is_figure(row: Record, key: str, expected: float | bool | None) -> bool:
 
 def raw_samples(run: Run, batch_size: int, name: str) -> tuple[list[float], int]:
     """The times in ms of one pass, each of `calls` calls."""
-    records = [r for r in run.events("latencies") if r.get("batch_size") == batch_size and r.get("pass") == name]
+    of_batch = [record for record in run.events("latencies") if number(record, "batch_size") == batch_size]
+    if any(record.get("pass") not in PASSES for record in of_batch):
+        raise UnjudgeableError(f"latencies records of batch {batch_size}: another pass than {', '.join(PASSES)}")
+    records = [record for record in of_batch if record["pass"] == name]
     if len(records) != 1:
         raise UnjudgeableError(f"{len(records)} latencies records of batch {batch_size}, pass {name}, not 1")
     return times_and_calls(records[0])
@@ -115,10 +121,17 @@ def raw_samples(run: Run, batch_size: int, name: str) -> tuple[list[float], int]
 
 def times_and_calls(record: Mapping[str, Any]) -> tuple[list[float], int]:
     """The `samples_ms` of a record, each of `calls` calls."""
-    samples_ms, calls = numbers(record, "samples_ms"), number(record, "calls")
-    if min(samples_ms) <= 0 or calls < 1 or calls != int(calls):
-        raise UnjudgeableError(f"{record.get('event')} record: times and calls must be above 0")
-    return samples_ms, int(calls)
+    samples_ms, calls = numbers(record, "samples_ms"), count(number(record, "calls"), str(record.get("event")))
+    if min(samples_ms) <= 0:
+        raise UnjudgeableError(f"{record.get('event')} record: times must be above 0")
+    return samples_ms, calls
+
+
+def count(value: float, event: str) -> int:
+    """A whole number above 0, and no larger than a computer can count to."""
+    if not 1 <= value <= MOST or value != int(value):
+        raise UnjudgeableError(f"{event} record: {value!r} is no count")
+    return int(value)
 
 
 # --------------------------------------------------------------------------------------------- the physical limit
@@ -147,9 +160,9 @@ def checked_shape(shape: object, record: Record) -> dict[str, Any]:
     named = {**shape, "event": record["event"]}
     samples_ms, calls = times_and_calls(named)
     sizes, gflop = numbers(named, "shape"), number(named, "gflop")
-    if len(sizes) != 3 or min(sizes) < 1 or gflop <= 0:
+    if len(sizes) != 3 or gflop <= 0:
         raise UnjudgeableError("limit record: a shape is not of three sizes and some operations")
-    return {"shape": sizes, "gflop": gflop, "calls": calls, "samples_ms": samples_ms}
+    return {"shape": [count(size, "limit") for size in sizes], "gflop": gflop, "calls": calls, "samples_ms": samples_ms}
 
 
 def check_limits(run: Run, limits: list[float]) -> Check:
@@ -157,7 +170,10 @@ def check_limits(run: Run, limits: list[float]) -> Check:
     model = one(run, "model")
     gflop, by_operator = number(model, "gflop_per_image"), operations(model)
     shaped = max(math.fsum(number(shape, "gflop") for shape in shapes_of(record)) for record in run.events("limit"))
+    parts = [sorted(number(shape, "gflop") for shape in shapes_of(record)) for record in run.events("limit")]
     faults = []
+    if parts[0] != parts[-1]:
+        faults.append("other shapes before than after")
     if not equal(gflop, math.fsum(by_operator.values())) or min(by_operator.values()) < 0 or gflop <= 0:
         faults.append("gflop_per_image contradicts its parts")
     if shaped > gflop * (1 + RELATIVE_TOLERANCE):
@@ -176,6 +192,8 @@ def operations(model: Record) -> dict[str, float]:
     found = model.get("gflop_by_operator")
     if not isinstance(found, dict) or not found:
         raise UnjudgeableError("model record: no gflop_by_operator")
+    if not set(found) <= OPERATORS:
+        raise UnjudgeableError("model record: gflop_by_operator names an operator that is not counted")
     return {key: number({"event": "model", **found}, key) for key in found}
 
 
@@ -234,11 +252,14 @@ def check_speedup(record: Record, figures: Mapping[str, Any] | None) -> Check:
 
 def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
     """What was timed is what was verified: the embedding of an image that both runs saw."""
-    verified = {
-        text(sample, "image_sha256"): numbers(sample, "fingerprint")
-        for sample in accuracy.events("sample")
-        if sample.get("output") == "embedding"
-    }
+    verified: dict[str, list[float]] = {}
+    for sample in accuracy.events("sample"):
+        if sample.get("output") == "embedding":
+            image, fingerprint = text(sample, "image_sha256"), numbers(sample, "fingerprint")
+            if verified.setdefault(image, fingerprint) != fingerprint:
+                raise UnjudgeableError("sample records: two fingerprints of one image")
+    if len(set(map(len, verified.values()))) > 1:
+        raise UnjudgeableError("sample records: fingerprints of different lengths")
     bound = output_tolerance(perf)
     for row in perf.events("perf"):
         if row.get("status") != "ok":
@@ -250,7 +271,7 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
             continue
         difference = math.dist(expected, found) if len(expected) == len(found) else math.inf
         size = math.hypot(*expected)
-        verdict = passed(size > 0 and difference <= bound * size)
+        verdict = passed(0 < size < math.inf and difference <= bound * size)
         shown = percent(difference / size) if size > 0 else "zero embedding"
         yield Check(name, f"within {shown}", at_most(bound), verdict)
 
@@ -263,7 +284,9 @@ def check_ranks(run: Run, batch_sizes: Sequence[int]) -> Iterator[Check]:
         if len(records) != 1:
             raise UnjudgeableError(f"{len(records)} ranks records of batch {batch_size}, not 1")
         record, name = records[0], f"batch {batch_size} ranks"
-        shares = [share for share in record.get("shares", ()) if isinstance(share, dict)]
+        shares = record.get("shares")
+        if not isinstance(shares, list) or not all(isinstance(share, dict) for share in shares):
+            raise UnjudgeableError(f"{name}: no shares")
         whole = len(shares) == number(run.start, "ranks") and text(record, "status") == "ok"
         yield Check(name, f"{len(shares)}, {text(record, 'status')}", f"{run.start['ranks']}, ok", passed(whole))
         if whole:
@@ -277,12 +300,19 @@ def check_shares(run: Run, record: Record, shares: Sequence[Record], name: str) 
         raise UnjudgeableError(f"{name}: no samples of a rank alone")
     single = dict(zip(("samples_ms", "calls"), times_and_calls({**alone, "event": "ranks"}), strict=True))
     found = summaries.scaling(int(number(record, "batch_size")), raw, single)
-    faults = [
-        key for key in ("total_throughput_ips", "scaling_efficiency") if not equal(number(record, key), found[key])
-    ]
-    devices = {text(share, "device") for share in shares}
-    if devices != {"cpu"} and len(devices) < len(shares):
+    figures = ("total_throughput_ips", "scaling_efficiency", "alone_throughput_ips")
+    faults = [key for key in figures if not equal(number(record, key), found[key])]
+    each = numbers(record, "throughput_ips")
+    if len(each) != len(shares) or not all(map(equal, each, found["throughput_ips"])):
+        faults.append("throughput_ips")
+    kind = text(one(run, "env"), "device").partition(":")[0]
+    devices = {(number(share, "node"), text(share, "device")) for share in shares}
+    if kind != "cpu" and len(devices) < len(shares):
         faults.append("one device for several ranks")
+    if any(device.partition(":")[0] != kind for _, device in devices):
+        faults.append("a rank on another kind of device")
+    if any(share.get("status") != "ok" for share in shares):
+        faults.append("a rank that failed")
     bound = output_tolerance(run)
     for share in shares:
         error = number_or_none(share, "output_relative_l2")

@@ -31,10 +31,11 @@ from typing import Any, TextIO
 FORMAT = 1
 MARKER = "@record "
 INT_DIGITS = 19  # of 64 bits
+RUN_END_FIELDS = {"run", "seq", "event", "records", "records_sha256", "status", "error"}
 LONGEST_LINE = 16 * 1024 * 1024  # bytes: a reader holds a line at a time
 DEEPEST = 16  # levels of lists and objects in a record
 MOST_RUNS = 1000  # in a log
-MOST_MEMORY = 256 * 1024 * 1024  # bytes that the records of a log may take, as `_memory` estimates them
+MOST_MEMORY = 192 * 1024 * 1024  # bytes that the records of a log may take, as `_memory` estimates them
 TAIL_BYTES = 65536  # enough to hold the run_end of a log
 
 Record = dict[str, Any]
@@ -266,7 +267,7 @@ def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
 
 def _memory(text: bytes) -> int:
     """About how many bytes a record's values take: those of its text, its objects and lists, and its items."""
-    return len(text) + 200 * (text.count(b"{") + text.count(b"[")) + 40 * text.count(b",")
+    return len(text) + 300 * (text.count(b"{") + text.count(b"[")) + 40 * text.count(b",")
 
 
 def _parse_record(text: bytes) -> Record:
@@ -336,6 +337,8 @@ def _integrity_problems(records: list[Record], digest: str) -> Iterator[str]:
     if last["event"] != "run_end":
         yield "incomplete: no run_end"
         return
+    if not set(last) <= RUN_END_FIELDS:
+        yield "run_end, which no hash covers, holds more than it should"
     if last.get("records") != len(records) - 1:
         yield f"run_end counts {last.get('records')!r} records before it, found {len(records) - 1}"
     elif last.get("records_sha256") != digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PERF_QUICK, ROOT, Finished, Runner
@@ -66,6 +68,7 @@ def test_the_table_fits_a_terminal(check: Check, evidence: Path) -> None:
 
 def against_float32(records: Records) -> None:
     """As if the CPU's float32 had been compared with itself."""
+    find(records, "model")["references"] = ["float32"]
     for record in records:
         if record["event"] in ("sample", "accuracy"):
             record["reference"] = "float32"
@@ -101,6 +104,15 @@ METRIC_EDITS = [
     (change("sample", "device", "npu:0", output="hidden_state"), "computed on"),
     (change("sample", "dtype", "float16", output="hidden_state"), "computed on"),
     (drop("sample", output="embedding", image="grace_hopper.jpg crop 1"), "samples"),
+    (change("accuracy", "nmse", 0.0, output="embedding"), "worst of samples"),
+    (change("accuracy", "one_minus_cosine", 0.0, output="hidden_state"), "worst of samples"),
+    (change("sample", "one_minus_cosine", 0.0, output="embedding"), "formulas"),
+    (change("sample", "shape", [1, 9], output="embedding"), "shape"),
+    (change("sample", "shape", [2, 101, 64], output="hidden_state"), "shape"),
+    (change("sample", "shape", [1.5, 10], output="embedding"), "shape"),
+    (change("sample", "worst_token", 101, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token", 1.5, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token_relative_l2", 0.0, output="hidden_state"), "worst token"),
 ]
 PERF_EDITS = [
     (change("perf", "avg_latency_ms", 0.001, batch_size=1), "summary"),
@@ -131,10 +143,88 @@ PERF_EDITS = [
     (change("perf", "percent_of_limit", None, batch_size=2), "summary"),
     (change("limit", "gemm_tflops", 1e3, phase="after"), "limit"),
     (change("limit", "dtype", "float16", phase="before"), "limit"),
+    (change("limit", "shapes", lambda old: old[:1], phase="after"), "limit"),
     (change("model", "gflop_per_image", 1e-9), "limit"),
     (change("model", "gflop_by_operator", {"matmul": 1e-9}), "limit"),
     (change("model", "gflop_by_operator", lambda old: {**old, "matmul": -old["matmul"]}), "limit"),
 ]  # fmt: skip
+
+
+def insert(event: str, **fields: Any) -> Edit:
+    """An edit that adds a record in the middle."""
+    return lambda records: records.insert(3, {"run": records[0]["run"], "seq": 0, "event": event, **fields})
+
+
+def of_one_batch(key: str, value: Any) -> Edit:
+    return change("latencies", key, value, **{"batch_size": 1, "pass": "latency"})
+
+
+# What a fuzzer found to pass, or to end in a traceback, when it was signed again.
+UNJUDGEABLE_EDITS = {
+    "a second run_start": ("accuracy.log", insert("run_start", script="accuracy_run.py")),
+    "a run_end in the middle": ("accuracy.log", lambda records: records.insert(3, dict(records[-1], status="error"))),
+    "a format that is true": ("accuracy.log", change("run_start", "format", True)),
+    "samples in a perf run": ("benchmark.log", insert("sample", output="embedding")),
+    "latencies in an accuracy run": ("accuracy.log", insert("latencies", batch_size=1)),
+    "references that are not named": ("accuracy.log", change("model", "references", None)),
+    "keys left out by one run alone": ("accuracy.log", change("model", "left_out_keys", 5)),
+    "an environment without a key": ("accuracy.log", lambda records: find(records, "env").pop("task_queue_enable")),
+    "0 for false": ("accuracy.log", change("env", "simulated", 0)),
+    "fingerprints of two lengths": ("accuracy.log", lambda records: find(records, "sample")["fingerprint"].pop()),
+    "a batch size that is true": ("benchmark.log", of_one_batch("batch_size", True)),
+    "a batch size that nobody asked for": ("benchmark.log", of_one_batch("batch_size", 7)),
+    "a pass that nobody knows": ("benchmark.log", of_one_batch("pass", "warmup")),
+    "half a batch": ("benchmark.log", change("run_start", "batch_sizes", [1.5, 2])),
+    "more calls than can be counted": ("benchmark.log", of_one_batch("calls", 1e300)),
+    "times whose sum overflows": ("benchmark.log", of_one_batch("samples_ms", [1e308] * 5)),
+    "an error whose square overflows": ("accuracy.log", change("sample", "relative_l2", 1e200, output="embedding")),
+    "an operator that is not counted": ("benchmark.log", change("model", "gflop_by_operator", {"magic": 1.0})),
+    "shares that are no list": ("benchmark.log", lambda records: (records[0].update(ranks=2), records.insert(-1, {
+        "run": records[0]["run"], "event": "ranks", "batch_size": 1, "status": "ok", "shares": 3}))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edit"), UNJUDGEABLE_EDITS.values(), ids=UNJUDGEABLE_EDITS)
+def test_a_signed_edit_that_no_run_writes_does_not_pass(
+    name: str, edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    logs = {log: evidence / log for log in ("accuracy.log", "benchmark.log")}
+    records = read_records(logs[name])
+    edit(records)
+    write_records(tmp_path / name, signed_around(records))
+    code, output = check(*{**logs, name: tmp_path / name}.values())
+    assert code != 0, output
+    assert max(map(len, output.splitlines())) < 500
+
+
+def signed_around(records: Records) -> Records:
+    """As `sign`, but a run_end in the middle stays."""
+    body = [dict(record, seq=seq) for seq, record in enumerate(records[:-1])]
+    digest = hashlib.sha256("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in body).encode()).hexdigest()
+    return [*body, {**records[-1], "seq": len(body), "records": len(body), "records_sha256": digest}]
+
+
+def test_an_infinite_embedding_is_none(check: Check, evidence: Path, tmp_path: Path) -> None:
+    """Infinity is not beyond a share of infinity."""
+    edit = change("sample", "fingerprint", lambda old: [1e308] * len(old), output="embedding")
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit)
+    assert check(log, evidence / "benchmark.log")[0] == 1
+
+
+def test_a_run_end_that_holds_more_cannot_be_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
+    """No hash covers it."""
+    edit = change("run_end", "status", "complete")
+    records = read_records(edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit))
+    records[-1]["relative_l2"] = 0.0
+    write_records(tmp_path / "accuracy.log", records)
+    assert check(tmp_path / "accuracy.log", evidence / "benchmark.log")[0] == 2
+
+
+def test_a_text_of_any_length_is_one_short_line(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", change("numerics", "gelu", "x" * 100_000))
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 1
+    assert max(map(len, output.splitlines())) < 1000
 
 
 @pytest.mark.parametrize(("edit", "named"), METRIC_EDITS)
@@ -494,6 +584,7 @@ def against_both(evidence: Path, folder: Path, edit: Edit) -> list[Path]:
         of_one = [record for record in records if record["event"] in ("sample", "accuracy")]
         at = records.index(of_one[0])
         records[at:at] = [{**record, "reference": "float32"} for record in of_one]
+        find(records, "model")["references"] = ["float32", "float64"]
         edit(records)
 
     accuracy, perf = on_npu(evidence, folder)
@@ -549,13 +640,21 @@ def without_accuracy(records: Records) -> None:
     records[:] = [record for record in records if record["event"] not in ("sample", "accuracy")]
 
 
+def without_one_reference(records: Records) -> None:
+    """What a run that was cut leaves, signed by somebody: the first of two references, whole."""
+    records[:] = [record for record in records if record.get("reference") != "float64"]
+
+
 def against_int8(records: Records) -> None:
+    find(records, "model")["references"] = ["float64", "int8"]
     for record in records:
         if record.get("reference") == "float32":
             record["reference"] = "int8"
 
 
-@pytest.mark.parametrize(("edit", "code"), [(without_one_output, 2), (without_accuracy, 2), (against_int8, 1)])
+@pytest.mark.parametrize(
+    ("edit", "code"), [(without_one_output, 2), (without_one_reference, 2), (without_accuracy, 2), (against_int8, 1)]
+)
 def test_both_outputs_are_held_to_a_known_reference(
     edit: Edit, code: int, check: Check, evidence: Path, tmp_path: Path
 ) -> None:
