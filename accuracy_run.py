@@ -96,8 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             itself = (running.device, running.dtype) == (torch.device("cpu"), torch.float32)
             precisions = ("float64",) if itself else ("float32", "float64") if args.golden else ("float32",)
             named = args.image or not args.reference  # a saved reference brings images of its own
-            samples = images.sample_exactly(images.find_samples(args.image), args.samples, args.seed) if named else []
-            decoded = [] if args.reference else [sample.load() for sample in samples]
+            decoded = images.Decoded([], [], {})
+            if named:
+                found = images.find_samples(args.image)
+                decoded = images.decode_exactly(found, args.samples, args.seed, args.strict_images)
+                decoded.report(log)
+            samples = decoded.samples
             load = partial(encoders.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
             encoder = load(hashed=True)
             weights_sha256 = encoder.weights_sha256()  # waited for: beside the forwards it costs memory
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 known = saved.reference
             else:
                 rounded = reference.EXPECTED_DTYPES if args.save_reference else {args.dtype} - {"float32"}
-                known = compute_reference(log, encoder, samples, decoded, precisions, rounded)
+                known = compute_reference(log, encoder, samples, decoded.images, precisions, rounded)
 
             with running.numerics.watch():
                 candidates = forward_all(encoder.module, known.pixel_values, running.device, running.dtype)

@@ -101,13 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
             count = max(batch_sizes) + timing.ROTATION - 1
-            samples = images.sample_exactly(images.find_samples(args.image), count, args.seed)
-            decoded = [sample.load() for sample in samples]
+            found = images.find_samples(args.image)
+            decoded = images.decode_exactly(found, count, args.seed, args.strict_images)
+            decoded.report(log)
             stopwatch = Stopwatch()
             with stopwatch.measure("load_ms"):
                 encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
-            pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
+            pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images])
             work = count_work(log, encoder.module, encoder.input_size)
             baseline_ms = None
             if args.cpu_baseline and running.device.type != "cpu" and rank.index == 0:
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = (
                 common.compiled(encoder.module, running.device, len(batch_sizes)) if args.compile else encoder.module
             )
-            subject = sweep.Subject(module, encoder.preprocess, samples, pixel_values, singles)
+            subject = sweep.Subject(module, encoder.preprocess, decoded.samples, pixel_values, singles)
             work = work if rank.index == 0 else None
             limits = measure_limit(running, "before", work, max(batch_sizes), budget)
             measurements = sweep.measure(subject, batch_sizes, budget, rank)

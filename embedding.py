@@ -48,7 +48,7 @@ class Embedder:
                     if batch.refused:
                         raise UserError(batch.refused)
                     embeddings = self.encode(batch.pixel_values) if batch.names else np.empty((0, 0), np.float32)
-                    made.append(Part(embeddings, batch.names, batch.sha256, batch.skipped))
+                    made.append(Part(embeddings, batch.names, batch.sha256, batch.skipped, batch.frames))
                     bar.update(size)
                 yield Part.joined(made)
 

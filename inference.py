@@ -61,11 +61,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resume", action="store_true", help="go on with the --output of a run that was interrupted, where it stopped"
     )
     parser.add_argument(
-        "--strict-images",
-        action="store_true",
-        help="an image in a folder that can't be decoded is an error (else it is left out, named and counted)",
-    )
-    parser.add_argument(
         "--workers",
         type=options.nonnegative_int,
         metavar="N",
@@ -129,10 +124,11 @@ class Report:
         for name, sha256, vector in zip(part.names, part.sha256, part.embeddings, strict=True):
             self.images += 1
             self._add_image(name, sha256, vector)
-        for name, reason in part.skipped.items():
-            self.skipped += 1
-            self.log.line(f"warning: {name} is left out: {reason}")
-            self.log.record("skipped", image=name, reason=reason)
+        import images
+
+        self.skipped += len(part.skipped)
+        images.report_skipped(self.log, part.skipped)
+        images.report_frames(self.log, part.frames)
 
     def finish(self) -> None:
         """The counts. Raises UserError where there was no image to count."""

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from images import Sample
+from images import FRAMES, Sample
 from options import UserError, first_line
 
 MOST_WORKERS = 8  # more rarely keep up with one device any better
@@ -22,7 +22,7 @@ AHEAD = 2  # batches that each worker prepares before they are asked for
 class Batch:
     """The images of a batch that could be decoded, pixel_values [B, 3, H, W], and why the others could not.
 
-    `refused` is an image that may not be left out: an error for the main process to raise.
+    `frames` counts those of animations, whose first was taken; `refused` is an image that may not be left out: an error for the main process to raise.
     """
 
     names: list[str]
@@ -30,6 +30,7 @@ class Batch:
     pixel_values: Tensor
     skipped: dict[str, str]
     refused: str | None
+    frames: dict[str, int]
 
 
 class Batches(Dataset[Batch]):
@@ -45,18 +46,21 @@ class Batches(Dataset[Batch]):
         return -(-len(self.samples) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        pixel_values, good, skipped, refused = [], [], {}, None
+        pixel_values, good, skipped, refused, frames = [], [], {}, None, {}
         for sample in self.samples[index * self.batch_size : (index + 1) * self.batch_size]:
             try:
-                pixel_values.append(self.preprocess(sample.load()))
+                image = sample.load()
+                pixel_values.append(self.preprocess(image))
                 good.append(sample)
+                if FRAMES in image.info:
+                    frames[sample.name] = image.info[FRAMES]
             except UserError as error:
                 skipped[sample.name] = str(error)
                 if self.strict or not sample.found:
                     refused = refused or str(error)
         stacked = torch.stack(pixel_values) if pixel_values else torch.empty(0)
         names, sha256 = [sample.name for sample in good], [sample.sha256() for sample in good]
-        return Batch(names, sha256, stacked, skipped, refused)
+        return Batch(names, sha256, stacked, skipped, refused, frames)
 
 
 def default_workers(ranks: int) -> int:

@@ -21,6 +21,7 @@ EXIT_OK = 0
 EXIT_FAIL = 1
 EXIT_ERROR = 2  # a wrong input, environment or device failure; for the checker: cannot judge
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+LONGEST_REASON = 300  # characters that a library may say in one of our lines
 
 
 class UserError(Exception):
@@ -29,7 +30,7 @@ class UserError(Exception):
 
 def first_line(error: object) -> str:
     """An exception in one line, for a message that is one line itself."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:LONGEST_REASON]
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,6 +124,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         type=Path,
         help="image files, or folders that are searched recursively (default: a photo that matplotlib ships)",
+    )
+    run.add_argument(
+        "--strict-images",
+        action="store_true",
+        help="an image in a folder that can't be decoded is an error (else it is left out, named and counted)",
     )
     run.add_argument("--seed", type=int, default=0, help="of crops and random weights (default: %(default)s)")
     run.add_argument(
@@ -229,13 +235,18 @@ def percent(text: str) -> float:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Call a script's main and leave with its exit code; a UserError becomes one line on stderr and exit 2."""
+    """Call a script's main and leave with its exit code.
+
+    A UserError becomes one line on stderr and exit 2, and so does what the operating system refuses: a full disk, a
+    file that may not be read.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name the terminal's encoding lacks must not end the run
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
-    except UserError as error:
+        sys.stdout.flush()
+    except (UserError, OSError) as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         print(f"error: {runlog.printable(str(error))}", file=sys.stderr)
@@ -243,4 +254,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already; at its own end Python would say it again, and leave with another code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import environment
+import features
 import runlog
 from common import Outputs, dtype_name
 from encoders import Encoder
@@ -109,14 +110,10 @@ def save(path: Path, reference: Reference, encoder: Encoder, weights_sha256: str
         "code_sha256": runlog.code_sha256(),
         "git": runlog.git_commit(),
     }
-    partial = path.with_name(path.name + ".part")
-    try:
+    metadata = {"kind": KIND, "format": str(FORMAT), "about": json.dumps(about)}
+    with features.aside(path) as new:
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"kind": KIND, "format": str(FORMAT), "about": json.dumps(about)}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} can't be written: {first_line(error)}") from error
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
 
 
 def _versions() -> dict[str, Any]:

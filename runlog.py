@@ -23,6 +23,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +102,11 @@ class RunLog:
         self._write(MARKER + text, None if sys.stdout.isatty() else sys.stdout)
 
     def _write(self, text: str, copy: TextIO | None) -> None:
-        self._file.write(text + "\n")
-        self._file.flush()
+        try:
+            self._file.write(text + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"the log can't be written: {error.strerror}", self._file.name) from error
         if copy is not None:
             try:
                 copy.write(text + "\n")
@@ -119,8 +123,14 @@ class RunLog:
         outcome: Record = {"status": "complete"}
         if error is not None:
             outcome = {"status": "error", "error": f"{type(error).__name__}: {error}"}
-        self.record("run_end", records=self._seq, records_sha256=self._digest.hexdigest(), **outcome)
-        self._file.close()
+        try:
+            self.record("run_end", records=self._seq, records_sha256=self._digest.hexdigest(), **outcome)
+            self._file.close()
+        except OSError:
+            with suppress(OSError):  # what could not be written is tried again, and lost
+                self._file.close()
+            if error is None:
+                raise
 
 
 class NoLog(RunLog):

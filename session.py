@@ -14,6 +14,7 @@ import common
 import environment
 import fallback
 import precision
+import weights
 from encoders import Encoder
 from runlog import NoLog, RunLog
 
@@ -31,6 +32,16 @@ class Session:
         """Write the `env` and `model` records, once the encoder has given an output; `more` is what this run adds."""
         common.record_environment(self.log, encoder.module, output)
         self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields(), **more)
+        if not output.isfinite().all():
+            self._blame_weights(encoder)
+
+    def _blame_weights(self, encoder: Encoder) -> None:
+        """Name the weights that are NaN or infinite. To look at gigabytes takes seconds: only where the output is too."""
+        names = weights.nonfinite_names(encoder.module)
+        if names:
+            shown = weights.some_of(names)
+            self.log.line(f"warning: {len(names)} weights hold NaN or infinity: {shown}")
+            self.log.record("nonfinite_weights", tensors=names)
 
 
 @contextmanager

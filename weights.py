@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from options import UserError, first_line
 
+WEIGHTS = ("weight", "bias")
 NAMED_KEYS = 3  # how many of the keys that do not fit an error names
 RANDOM_RECIPE = 1  # raise it when random_state changes: the recipe's hash identifies the weights
 GAIN_SPREAD = 0.2
@@ -80,7 +81,7 @@ class LoadingReport:
         """Raise UserError, naming a few keys of each kind, unless every weight has its place and its shape."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
         faults = [
-            f"{len(keys)} {kind}: {', '.join(keys[:NAMED_KEYS])}{', ...' if len(keys) > NAMED_KEYS else ''}"
+            f"{len(keys)} {kind}: {some_of(keys)}"
             for kind, keys in kinds.items()
             if keys
         ]
@@ -88,17 +89,40 @@ class LoadingReport:
             raise UserError(f"{source} does not hold the weights of {architecture} ({'; '.join(faults)})")
 
 
+def some_of(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:NAMED_KEYS]) + (", ..." if len(keys) > NAMED_KEYS else "")
+
+
+def nonfinite_names(module: nn.Module) -> list[str]:
+    """Which tensors of a module hold a NaN or an infinity."""
+    return [name for name, tensor in module.state_dict().items() if not tensor.isfinite().all()]
+
+
 def read_keys(files: Sequence[Path]) -> set[str]:
-    """The names of the tensors in safetensors files; only their headers are read."""
+    """The names of the tensors in safetensors files; only their headers are read.
+
+    Raises UserError for a file that is not whole, and for weights in integers or floats of 8 bits and fewer, whose scale
+    is elsewhere.
+    """
     keys: set[str] = set()
     for file in files:
         with _safetensors_errors(file), safe_open(file, framework="pt") as opened:
-            keys.update(opened.keys())
+            found = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
+        quantised = [f"{key} {dtype}" for key, dtype in found.items() if _is_quantised(key, dtype)]
+        if quantised:
+            raise UserError(f"{file} holds quantised weights, which are not read ({some_of(quantised)})")
+        keys.update(found)
     return keys
+
+
+def _is_quantised(key: str, dtype: str) -> bool:
+    """Integers are counters and indices too, but no weights and biases."""
+    return dtype.startswith(("F8", "F6", "F4")) or (dtype[0] in "IUB" and dtype != "BF16" and key.endswith(WEIGHTS))
 
 
 def read_state(files: Sequence[Path]) -> State:
     """The tensors of safetensors files, memory-mapped: nothing is read before it is used."""
+    read_keys(files)
     state: State = {}
     for file in files:
         with _safetensors_errors(file):
@@ -120,11 +144,16 @@ def compare_state(module: nn.Module, state: State) -> LoadingReport:
         missing=[key for key in wanted if key not in state],
         unexpected=[key for key in state if key not in wanted],
         misshapen=[
-            f"{key} {list(state[key].shape)}, not {list(value.shape)}"
+            f"{key} {_described(state[key])}, not {_described(value)}"
             for key, value in wanted.items()
-            if key in state and state[key].shape != value.shape
+            if key in state and _described(state[key]) != _described(value)
         ],
     )
+
+
+def _described(tensor: Tensor) -> str:
+    """The shape, and the kind of number where it is no floating-point number: those are all read as float32."""
+    return str(list(tensor.shape)) + ("" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", ""))
 
 
 def assign_state(module: nn.Module, state: State) -> None:
