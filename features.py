@@ -143,9 +143,11 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         yield new
         new.replace(path)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:  # an interrupt leaves no half file either
         with suppress(OSError):
             new.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
         reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{path} can't be written: {reason}") from error
 

@@ -234,6 +234,12 @@ def percent(text: str) -> float:
     return positive_float(text.removesuffix("%")) / 100
 
 
+def _described(error: UserError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return first_line(error)
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main and leave with its exit code.
 
@@ -249,7 +255,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     except (UserError, OSError) as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
-        print(f"error: {runlog.printable(str(error))}", file=sys.stderr)
+        print(f"error: {runlog.printable(_described(error))}", file=sys.stderr)
         code = EXIT_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

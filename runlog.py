@@ -113,6 +113,8 @@ class RunLog:
                 copy.flush()
             except BrokenPipeError:  # whoever read along has left; the run goes on, into its file
                 os.dup2(os.open(os.devnull, os.O_WRONLY), copy.fileno())
+            except OSError as error:
+                raise OSError(error.errno, f"standard output can't be written: {error.strerror}") from error
 
     def __enter__(self) -> RunLog:
         return self

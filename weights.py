@@ -80,11 +80,7 @@ class LoadingReport:
     def require_fit(self, architecture: str, source: str) -> None:
         """Raise UserError, naming a few keys of each kind, unless every weight has its place and its shape."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
-        faults = [
-            f"{len(keys)} {kind}: {some_of(keys)}"
-            for kind, keys in kinds.items()
-            if keys
-        ]
+        faults = [f"{len(keys)} {kind}: {some_of(keys)}" for kind, keys in kinds.items() if keys]
         if faults:
             raise UserError(f"{source} does not hold the weights of {architecture} ({'; '.join(faults)})")
 

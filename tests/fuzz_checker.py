@@ -316,7 +316,17 @@ def _changed(value: Any, chooser: Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)) and math.isfinite(value):
-        near = (value + 1, value - 1, -value, value * 10, value / 10, value * (1 + 1e-6), value * 2, value * 0.99, value * 1e6)
+        near = (
+            value + 1,
+            value - 1,
+            -value,
+            value * 10,
+            value / 10,
+            value * (1 + 1e-6),
+            value * 2,
+            value * 0.99,
+            value * 1e6,
+        )
         digits = list(repr(value))
         at = chooser.choice([i for i, c in enumerate(digits) if c.isdigit()])
         digits[at] = chooser.choice("123456789")
@@ -324,7 +334,9 @@ def _changed(value: Any, chooser: Random) -> Any:
         return chooser.choice([*near, int(edited) if isinstance(value, int) and math.isfinite(edited) else edited])
     if isinstance(value, str) and value:
         at = chooser.randrange(len(value))
-        return chooser.choice([value[:at], value[:at] + chooser.choice("0f9z:") + value[at + 1 :], value.upper(), value + " "])
+        return chooser.choice(
+            [value[:at], value[:at] + chooser.choice("0f9z:") + value[at + 1 :], value.upper(), value + " "]
+        )
     if isinstance(value, list) and value:
         at = chooser.randrange(len(value))
         shuffled = chooser.sample(value, len(value))
@@ -396,7 +408,9 @@ def truncate(runs: list[Records], pairs: Sequence[Pair], chooser: Random) -> Non
 
 def unknown_record(runs: list[Records], pairs: Sequence[Pair], chooser: Random) -> None:
     run = chooser.choice(runs)
-    event = chooser.choice(["bogus", "inference", "fallback", "skipped", "startup", "noise_floor", "run_start", "run_end"])
+    event = chooser.choice(
+        ["bogus", "inference", "fallback", "skipped", "startup", "noise_floor", "run_start", "run_end"]
+    )
     known = {"output": chooser.choice(VALUES)(chooser), "relative_l2": chooser.choice(VALUES)(chooser)}
     extra = {"run": run[0]["run"], "seq": 0, "event": event, **known, "operators": chooser.choice(VALUES)(chooser)}
     run.insert(chooser.randrange(1, len(run) + 1), extra)
@@ -469,7 +483,9 @@ def _joined(lines: Sequence[bytes], end: bytes = b"\n") -> bytes:
 
 def _noise(lines: list[bytes], chooser: Random) -> bytes:
     for _ in range(chooser.randrange(1, 30)):
-        text = chooser.choice([b"", b"\x00\xff binary", b"record {", b"@recor {", chooser.randbytes(50).replace(b"@", b"")])
+        text = chooser.choice(
+            [b"", b"\x00\xff binary", b"record {", b"@recor {", chooser.randbytes(50).replace(b"@", b"")]
+        )
         lines.insert(chooser.randrange(len(lines) + 1), text.replace(b"\n", b" "))
     return _joined(lines)
 
@@ -516,7 +532,19 @@ def _literal(lines: list[bytes], chooser: Random) -> bytes:
     """What JSON has not, or what no writer of ours gives, instead of a number."""
     content = _joined(lines)
     match = chooser.choice(list(re.finditer(rb"(?<=[:\[,])-?\d[\d.e+-]*", content)))
-    bad = [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5000, b"0x1", b"01", b"1_0", b"nan", b"[" * 3000, b'{"a":' * 3000]
+    bad = [
+        b"NaN",
+        b"Infinity",
+        b"-Infinity",
+        b"1e999",
+        b"9" * 5000,
+        b"0x1",
+        b"01",
+        b"1_0",
+        b"nan",
+        b"[" * 3000,
+        b'{"a":' * 3000,
+    ]
     return content[: match.start()] + chooser.choice(bad) + content[match.end() :]
 
 
@@ -624,9 +652,7 @@ def fuzz(pairs: Sequence[Pair], mutants: int, seed: int, keep: Path | None = Non
     return counts
 
 
-def _may_pass(
-    content: bytes, plain: list[bytes], runs: Sequence[Records], pairs: Sequence[Pair], signed: bool
-) -> bool:
+def _may_pass(content: bytes, plain: list[bytes], runs: Sequence[Records], pairs: Sequence[Pair], signed: bool) -> bool:
     """Signed, what still says the same, and no text changed since; unsigned, the very texts of whole good runs."""
     found = records_in(content)
     if signed:

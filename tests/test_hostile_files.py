@@ -344,7 +344,9 @@ def test_a_sharded_checkpoint_is_read_by_its_index(run: Runner, tiny_timm: Path)
     index({"weight_map": names})(Path("model"))
     assert run(accuracy_run, "--model", "model", "--device", "cpu", "--samples", "1").code == 0
     (model,) = read_run("accuracy.log").events("model")
-    assert model["weights_sha256"] == weights.files_sha256([Path("model", name) for name in dict.fromkeys(names.values())])
+    assert model["weights_sha256"] == weights.files_sha256(
+        [Path("model", name) for name in dict.fromkeys(names.values())]
+    )
 
 
 @pytest.mark.parametrize("script", [inference, accuracy_run, accuracy_run_perf])

@@ -5,52 +5,66 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import pytest
-from conftest import PERF_QUICK, ROOT, Finished, Runner
+from conftest import PERF_QUICK, ROOT, Runner
 
+import accuracy_run
 import check_accuracy_run_perf as checker
+import images
+import inference
 import options
 import runlog
+from forks import Forks
 
-# Where a run is cut: before the first record, while it loads, computes, writes a file, and at its very last record.
-CUTS = ("run_start", "env", "model", "sample", "accuracy", "reference", "run_end")
+# Where a run is cut: at its first record, while it loads, computes, and writes a file, and at its very last record.
+CUTS = ("run_start", "env", "sample", "reference", "run_end")
 CUT = """
-import os, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-import accuracy_run, options, runlog
-how, where = int(sys.argv.pop(1)), sys.argv.pop(1)
-record = runlog.RunLog.record
+import os, sys
+sys.path.insert(0, os.environ["ROOT"])
+import accuracy_run, options, reference, runlog
+
+where, how = os.environ["CUT_AT"], int(os.environ["SIGNAL"])
+record, save_file = runlog.RunLog.record, reference.save_file
+
 def cut(log, event, **fields):
     if event == where:
         os.kill(os.getpid(), how)
     record(log, event, **fields)
-runlog.RunLog.record = cut
-if where == "reference":
-    import reference
-    save_file = reference.save_file
-    def save_half(tensors, path, metadata):
-        save_file(tensors, path, metadata)
+
+def save_half(tensors, path, metadata):
+    save_file(tensors, path, metadata)
+    if where == "reference":
         os.truncate(path, 100)
         os.kill(os.getpid(), how)
-    reference.save_file = save_half
+
+runlog.RunLog.record, reference.save_file = cut, save_half
 options.run(accuracy_run.main)
 """
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Path:
+def forks() -> Iterator[Forks]:
+    with Forks() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
     """A folder with the logs of an accuracy and a perf run that pass, and a saved reference."""
-    import accuracy_run
     import accuracy_run_perf
 
     folder = tmp_path_factory.mktemp("complete")
-    common = ["--model", str(tiny_vit), "--device", "cpu", "--log-dir", str(folder)]
+    common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
     saved = ["--save-reference", str(folder / "saved.safetensors")]
     assert accuracy_run.main([*common, "--samples", "1", *saved]) == 0
     assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
@@ -60,73 +74,74 @@ def complete(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Path:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 @pytest.mark.parametrize("where", CUTS)
 def test_a_run_that_is_cut_leaves_nothing_that_passes_and_loses_nothing(
-    where: str, how: signal.Signals, complete: Path, tiny_vit: Path, tmp_path: Path
+    where: str, how: signal.Signals, complete: Path, tiny_timm: Path, tmp_path: Path, forks: Forks
 ) -> None:
-    before = {}
-    for name in ("accuracy.log", "benchmark.log", "saved.safetensors"):
-        before[name] = (complete / name).read_bytes()
-        (tmp_path / name).write_bytes(before[name])
-    saved = tmp_path / "saved.safetensors"
-    arguments = ["--model", tiny_vit, "--device", "cpu", "--samples", "1", "--log-dir", tmp_path, "--save-reference", saved]
-    done = subprocess.run(
-        [sys.executable, "-c", CUT, ROOT, str(int(how)), where, *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == (130 if how == signal.SIGINT else -9)
-    assert done.stderr == ("error: interrupted\n" if how == signal.SIGINT else "")
+    before = {name: (complete / name).read_bytes() for name in ("accuracy.log", "benchmark.log", "saved.safetensors")}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "cut.py").write_text(CUT)
+    arguments = ["--model", tiny_timm, "--device", "cpu", "--samples", 1, "--log-dir", "."]
+    settings = {"ROOT": ROOT, "CUT_AT": where, "SIGNAL": int(how)}
+    saving = ("--save-reference", "saved.safetensors")
+    finished = forks.run(tmp_path / "cut.py", *arguments, *saving, cwd=tmp_path, **settings)
+    assert finished.code == (130 if how == signal.SIGINT else -9)
+    assert finished.stderr == ("error: interrupted\n" if how == signal.SIGINT else "")
     assert checker.main([str(tmp_path / name) for name in ("accuracy.log", "benchmark.log")]) == 2
     assert (tmp_path / "accuracy.prev.log").read_bytes() == before["accuracy.log"]
-    whole = where in ("accuracy", "run_end", "sample")  # the reference was complete by then
-    assert whole or saved.read_bytes() == before["saved.safetensors"]
-    left = {path.name for path in tmp_path.iterdir()} - {"accuracy.log", "accuracy.prev.log", *before}
-    assert left <= ({"saved.safetensors.new"} if (where, how) == ("reference", signal.SIGKILL) else set())
+    saved_by_then = where in ("sample", "run_end")
+    assert saved_by_then or (tmp_path / "saved.safetensors").read_bytes() == before["saved.safetensors"]
+    halves = [path.name for path in tmp_path.glob("*.new")]
+    assert halves == (["saved.safetensors.new"] if (where, how) == ("reference", signal.SIGKILL) else [])
 
 
 # --------------------------------------------------------------------------------------------------- full disks
-FULL = """
-import resource, sys
-sys.path.insert(0, sys.argv.pop(1))
-limit, script = int(sys.argv.pop(1)), sys.argv.pop(1)
-import importlib, options
-module = importlib.import_module(script)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.argv[0] = script + ".py"
-options.run(module.main)
-"""
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file of this process can grow beyond the limit."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def on_a_full_disk(limit: int, script: str, *arguments: object, stdout: int = subprocess.PIPE) -> Finished:
-    """A script in a process of its own, none of whose files may grow beyond `limit` bytes."""
-    command = [sys.executable, "-c", FULL, ROOT, limit, script, *arguments]
-    done = subprocess.run([str(part) for part in command], stdout=stdout, stderr=subprocess.PIPE, text=True)
-    return Finished(done.returncode, done.stdout or "", done.stderr)
+FEATURES = ("--image", *[images.default_photo()] * 40, "--workers", "0", "--output")
 
 
 @pytest.mark.parametrize(
     ("limit", "script", "option", "named"),
     [
-        (0, "inference", (), "accuracy.log|inference.log|env_check.log"),
-        (900, "inference", (), "inference.log"),
-        (3000, "accuracy_run", (), "accuracy.log"),
-        (20_000, "accuracy_run", ("--save-reference", "full/saved.safetensors"), "saved.safetensors can't be written"),
-        (4000, "inference", ("--output", "full/f.safetensors"), "can't be written"),
-        (4000, "inference", ("--output", "full/f.npy"), "can't be written"),
+        (0, inference, (), "log can't be written: File too large"),
+        (900, inference, (), "inference.log: the log can't be written: File too large"),
+        (3000, accuracy_run, ("--samples", "1"), "accuracy.log: the log can't be written: File too large"),
+        (9000, accuracy_run, ("--samples", "1", "--save-reference", "full/r.safetensors"), "r.safetensors can't be written"),
+        (3500, inference, (*FEATURES, "full/f.safetensors"), "can't be written"),
+        (3500, inference, (*FEATURES, "full/f.npy"), "can't be written"),
     ],
-)
+)  # fmt: skip
 def test_a_full_disk_is_one_line(
-    limit: int, script: str, option: tuple[str, ...], named: str, tiny_vit: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    limit: int, script: ModuleType, option: tuple[object, ...], named: str, tiny_timm: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    wide = ("--samples", "2") if script == "accuracy_run" else ()
-    finished = on_a_full_disk(limit, script, "--model", tiny_vit, "--device", "cpu", *wide, *option)
-    assert finished.code == 2
-    (line,) = finished.stderr.splitlines()
+    arguments = ["--model", tiny_timm, "--device", "cpu", *option]
+    with pytest.raises(SystemExit) as left, mock.patch.dict(os.environ), full_disk(limit):
+        options.run(lambda: script.main([str(argument) for argument in arguments]))
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert any(name in line for name in named.split("|")), line
-    assert not [path for path in tmp_path.glob("full/*") if not path.name.endswith(".parts")]
-    for log in tmp_path.glob("logs/*.log"):
-        runs = list(runlog.read_runs(log.read_bytes().splitlines()))if log.name != "env_check.log" else []
-        assert all(run.problems for run in runs)
+    assert named in line
+    assert not [path for path in tmp_path.glob("full/*") if path.suffix != ".parts"]
+    for log in (tmp_path / "logs").glob("[!e]*.log"):
+        assert not holds_a_whole_run(log)
+
+
+def holds_a_whole_run(log: Path) -> bool:
+    try:
+        return any(not run.problems for run in runlog.read_runs(log.read_bytes().splitlines()))
+    except runlog.UnreadableRecordError:  # its last line was cut
+        return False
 
 
 def write_a_log(folder: Path) -> None:
@@ -152,21 +167,22 @@ def test_a_log_that_can_not_be_written_ends_the_run_and_is_incomplete(
         options.run(lambda: write_a_log(tmp_path) or 0)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
-    runs = list(runlog.read_runs((tmp_path / "accuracy.log").read_bytes().splitlines()))
-    assert all(run.problems for run in runs)
+    assert not holds_a_whole_run(tmp_path / "accuracy.log")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("script", ["inference.py", "check_accuracy_run_perf.py"])
-def test_standard_output_that_is_full_is_one_line(script: str, complete: Path, tiny_vit: Path, tmp_path: Path) -> None:
-    arguments = (complete / "accuracy.log", complete / "benchmark.log")
-    if script == "inference.py":
-        arguments = ("--model", tiny_vit, "--device", "cpu")
+@pytest.mark.parametrize("script", ["accuracy_run.py", "check_accuracy_run_perf.py"])
+def test_standard_output_that_is_full_is_one_line(script: str, complete: Path, tmp_path: Path) -> None:
+    arguments: tuple[object, ...] = (complete / "accuracy.log", complete / "benchmark.log")
+    if script == "accuracy_run.py":
+        arguments = ("--device", "cpu")
     with open("/dev/full", "w") as full:
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: [Errno 28] No space left on device\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "No space left on device" in line
 
 
 def test_a_log_folder_that_is_read_only_is_one_line(run_script: Runner, tmp_path: Path) -> None:
