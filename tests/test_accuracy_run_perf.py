@@ -217,7 +217,7 @@ def test_the_figures_stand_beside_the_limit(run: Callable[..., Records]) -> None
 def test_the_limit_is_measured_anew_before_a_throughput_is_called_impossible(
     run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine that was busy with something else while the limit was measured: it stands in the third attempt."""
+    """As on a machine that was busy with something else: the limit stands in the third attempt after the sweep."""
     import limit
 
     measured = 0
