@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,9 +35,14 @@ def build_on_meta(build: Callable[[], T]) -> T:
 
     Buffers are computed as always, so that those which no checkpoint holds (rotary tables, relative indices) are right.
     The few that follow their parameters to meta (Swin's attention masks) are taken from a second, conventional build.
+    A model that computes with its parameters while it is built (Swin V2, a ViT on a ResNet) can't be on meta then: it
+    is built conventionally.
     """
-    with _parameters_on_meta():
-        model = build()
+    try:
+        with _parameters_on_meta():
+            model = build()
+    except (NotImplementedError, RuntimeError):  # what is wrong for another reason is so in the second build too
+        return build().requires_grad_(False)
     if any(buffer.is_meta for buffer in model.buffers()):
         conventional = dict(build().named_modules())
         for name, module in model.named_modules():
@@ -151,9 +157,12 @@ def random_state(module: nn.Module, seed: int) -> State:
     what they are added to. Each tensor has a generator of its own, from the seed and its name.
     """
     state: State = {}
-    for prefix, owner in module.named_modules():
+    shared: dict[int, Tensor] = {}  # a module that has two names (CoaT), a weight that two modules have
+    for prefix, owner in module.named_modules(remove_duplicate=False):
         for name, parameter in owner.named_parameters(prefix, recurse=False):
-            state[name] = _random_tensor(name, parameter.shape, _is_multiplied(owner), seed)
+            if id(parameter) not in shared:
+                shared[id(parameter)] = _random_tensor(name, parameter.shape, _is_multiplied(owner), seed)
+            state[name] = shared[id(parameter)]
         for name, buffer in owner.named_buffers(prefix, recurse=False):
             leaf = name.rpartition(".")[2]
             if leaf in ("running_mean", "running_var"):
@@ -179,6 +188,15 @@ def _random_tensor(name: str, shape: torch.Size, multiplied: bool, seed: int) ->
         center, spread = 1.0, GAIN_SPREAD
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]))
     return torch.empty(shape).uniform_(center - spread, center + spread, generator=generator)
+
+
+def assign_random(built: nn.Module, seed: int) -> tuple[str, Callable[[], str], LoadingReport]:
+    """Give a model that was built on meta seeded weights, and say what they are."""
+    state = random_state(built, seed)
+    report = compare_state(built, state)
+    report.require_fit(type(built).__name__, "the random recipe")
+    assign_state(built, state)
+    return "random", partial(recipe_sha256, built, type(built).__name__, seed), report
 
 
 def recipe_sha256(module: nn.Module, architecture: str, seed: int) -> str:

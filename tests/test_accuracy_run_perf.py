@@ -13,7 +13,7 @@ from torch import Tensor
 
 import accuracy_run_perf
 import common
-import encoders
+import transformers_encoders
 from accuracy_run_perf import Limits
 from logs import Records, find, read_records
 
@@ -47,9 +47,11 @@ class Twice(torch.nn.Module):
 
 def break_forward(monkeypatch: pytest.MonkeyPatch, broken: Callable[[Tensor, Forward], Any]) -> None:
     """Let a function decide what the transformers encoder gives for its pixel_values."""
-    forward = encoders.TransformersModule.forward
+    forward = transformers_encoders.TransformersModule.forward
     monkeypatch.setattr(
-        encoders.TransformersModule, "forward", lambda self, pixels: broken(pixels, lambda x: forward(self, x))
+        transformers_encoders.TransformersModule,
+        "forward",
+        lambda self, pixels: broken(pixels, lambda x: forward(self, x)),
     )
 
 

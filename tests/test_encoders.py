@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTModel
 
+import checkpoints
 import encoders
+import transformers_encoders
 import weights
 from options import UserError
 
@@ -118,7 +120,7 @@ def test_default_preprocessing_is_named(tmp_path: Path) -> None:
     folder = save_transformers(tmp_path / "bare")
     (folder / "preprocessor_config.json").unlink()
     encoder = load(folder)
-    assert encoder.preprocessing["source"] == encoders.DEFAULT_PREPROCESSING
+    assert encoder.preprocessing["source"] == transformers_encoders.DEFAULT_PREPROCESSING
     assert encoder.preprocess(photo()).shape == (3, 32, 32)
 
 
@@ -151,7 +153,7 @@ def test_carried_reference_needs_no_hub() -> None:
     """The architecture and preprocessing of Web-SSL MAE ViT-H come with the code; only its shape is built here."""
     from transformers import AutoConfig, AutoModel
 
-    config = dict(encoders.CARRIED_CONFIGS["facebook/webssl-mae700m-full2b-224"])
+    config = dict(checkpoints.CARRIED_CONFIGS["facebook/webssl-mae700m-full2b-224"])
     model = weights.build_on_meta(
         lambda: AutoModel.from_config(AutoConfig.for_model(**config), add_pooling_layer=False)
     )
