@@ -39,13 +39,13 @@ def forward_in_float64(module: nn.Module, pixel_values: Tensor) -> Outputs:
 
     The module is left as it was, in float32. Raises UserError for a model that leaves float64.
     """
-    own = _sharing_weights(module)
+    own = sharing_weights(module)
     outputs: list[Outputs] = []
     size = _batch_size(pixel_values)
     with tqdm(total=len(pixel_values), desc="cpu float64", unit="image", disable=None) as bar:
         for start in range(0, len(pixel_values), size):
             batch = pixel_values[start : start + size]
-            with torch.inference_mode(False), torch.no_grad(), _float64_by_default(), EveryOperatorInFloat64():
+            with in_float64():
                 outputs.append(own(batch.double()))
             bar.update(len(batch))
     embeddings, hidden_states = zip(*outputs, strict=True)
@@ -57,10 +57,17 @@ def _batch_size(pixel_values: Tensor) -> int:
     return max(1, min(BATCH_SIZE, BATCH_PIXELS // pixel_values[0, 0].numel()))
 
 
-def _sharing_weights(module: nn.Module) -> nn.Module:
+def sharing_weights(module: nn.Module) -> nn.Module:
     """A copy of the module around the same weights: what its forward caches must not meet a later one in float32."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, shared)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """What modules compute inside the block is float64, whatever their weights are."""
+    with torch.inference_mode(False), torch.no_grad(), _float64_by_default(), EveryOperatorInFloat64():
+        yield
 
 
 @contextmanager

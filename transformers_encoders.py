@@ -115,7 +115,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         processor = _image_processor(folder)
     settings = {key: value for key, value in processor.to_dict().items() if _is_setting(key, value)}
     tower = issubclass(model_class, _VisionTower)
-    return Encoder(
+    encoder = Encoder(
         model=model,
         library="transformers",
         architecture=f"{type(built).__name__}.{TOWER}" if tower else type(built).__name__,
@@ -126,6 +126,9 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         weights_sha256=sha256,
         loading=report,
     )
+    if not checkpoint.files:
+        weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
+    return encoder
 
 
 @contextmanager
@@ -216,8 +219,16 @@ def _reduced(two_towers: Any, kept: Sequence[str]) -> Any:
         for name in list(self._parameters):  # the temperature of the comparison with texts
             delattr(self, name)
 
-    # The word embeddings are the text tower's, and transformers asks for them.
-    members = {"__init__": build, "get_input_embeddings": lambda self: None, "__module__": two_towers.__module__}
+    def initialise(self: Any, module: Any) -> None:
+        if module is not self:  # its own parameters are those that went; the tower's buffers are filled in here
+            two_towers._init_weights(self, module)
+
+    members = {
+        "__init__": build,
+        "_init_weights": initialise,
+        "get_input_embeddings": lambda self: None,  # word embeddings are the text tower's
+        "__module__": two_towers.__module__,
+    }
     return type(two_towers.__name__, (two_towers, _VisionTower), members)
 
 
@@ -242,33 +253,32 @@ def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -
         **options,
     )
     unexpected = sorted(info["unexpected_keys"])
-    no_part = _keys_of_other_parts(built, folder) if unexpected else set()
+    other = _other_part(built, folder) if unexpected else lambda key: False
     return built, weights.LoadingReport(
         missing=sorted(info["missing_keys"]),
-        unexpected=[key for key in unexpected if key not in no_part],
+        unexpected=[key for key in unexpected if not other(key)],
         misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],
-        left_out=[key for key in unexpected if key in no_part],
+        left_out=[key for key in unexpected if other(key)],
     )
 
 
-def _keys_of_other_parts(built: Any, folder: Path) -> set[str]:
-    """The keys of a checkpoint that are a task head's, or a text tower's: no part of the encoder.
+def _other_part(built: Any, folder: Path) -> Callable[[str], bool]:
+    """Whether a key of a checkpoint is a task head's, or a text tower's: no part of the encoder.
 
-    Those beside the encoder, where the encoder's have a prefix of their own; and those of the class that the config
-    says the checkpoint was saved from.
+    It is where it is beside the encoder, whose keys have a prefix; or where the class has it that, by the config, the
+    checkpoint was saved from.
     """
-    keys = weights.read_keys(sorted(folder.glob("*.safetensors")))
     if issubclass(type(built), _VisionTower):
         children = {name for name, _ in built.named_children()}
-        return {key for key in keys if key.partition(".")[0] not in children}
+        return lambda key: key.partition(".")[0] not in children
     prefix = built.base_model_prefix + "."
-    found = {key for key in keys if not key.startswith(prefix)}
-    if len(found) < len(keys):
-        return found
+    if any(key.startswith(prefix) for key in weights.read_keys(sorted(folder.glob("*.safetensors")))):
+        return lambda key: not key.startswith(prefix)
     own_class: Any = getattr(transformers, (built.config.architectures or [""])[0], None)
     if own_class is None:
-        return set()
-    return set(weights.build_on_meta(lambda: own_class._from_config(built.config)).state_dict())
+        return lambda key: False
+    known = set(weights.build_on_meta(lambda: own_class._from_config(built.config)).state_dict())
+    return lambda key: key in known
 
 
 def _describe_mismatch(mismatch: str | tuple[str, Sequence[int], Sequence[int]]) -> str:
