@@ -38,6 +38,7 @@ IMAGENET_PREPROCESSING = {
 DEFAULT_PREPROCESSING = "default: shortest edge bicubic, centre crop, ImageNet mean and std"
 
 TOWER, PROJECTION = "vision_model", "visual_projection"  # what transformers calls them in CLIP and all that follow it
+# What transformers raises where an input is missing or has another shape; a device's failure is a RuntimeError.
 CANT_RUN = (TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
 
 
@@ -53,8 +54,7 @@ class TransformersModule(nn.Module):
         self.model: Any = model
 
     def forward(self, pixel_values: Tensor) -> Outputs:
-        output = self.model(pixel_values=pixel_values, **_in_order(self.model, pixel_values))
-        return _pooled_and_tokens(output)
+        return _pooled_and_tokens(self.model, pixel_values, **_in_order(self.model, pixel_values))
 
 
 class VisionTowerModule(nn.Module):
@@ -68,13 +68,21 @@ class VisionTowerModule(nn.Module):
         self.model: Any = two_towers
 
     def forward(self, pixel_values: Tensor) -> Outputs:
-        pooled, hidden_state = _pooled_and_tokens(getattr(self.model, TOWER)(pixel_values=pixel_values))
+        pooled, hidden_state = _pooled_and_tokens(getattr(self.model, TOWER), pixel_values)
         projection = getattr(self.model, PROJECTION, None)
         return pooled if projection is None else projection(pooled), hidden_state
 
 
-def _pooled_and_tokens(output: Any) -> Outputs:
-    features = output.last_hidden_state
+def _pooled_and_tokens(model: Any, pixel_values: Tensor, **more: Tensor) -> Outputs:
+    """Raises UserError for a model that pixel_values do not suffice, or that has other outputs than an encoder."""
+    name = type(model).__name__
+    try:
+        output = model(pixel_values=pixel_values, **more)
+    except CANT_RUN as error:
+        raise UserError(f"{name} can't encode an image by its pixel_values alone: {first_line(error)}") from error
+    features = getattr(output, "last_hidden_state", None)
+    if not isinstance(features, Tensor):
+        raise UserError(f"{name} is no encoder: it gives {type(output).__name__}, without a last hidden state")
     hidden_state = as_tokens(features, channels_last=False)
     pooled = getattr(output, "pooler_output", None)
     if pooled is not None:

@@ -23,7 +23,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,17 +45,26 @@ OUTCOMES = ("works", "no encoder", "refused", "differs", "traceback")
 
 
 # -------------------------------------------------------------------------------------------------------- the processes
-def run_forked(job: Callable[[], Result], result: Result) -> Callable[[], Result | None]:
-    """Start a job in a child; what is returned gives its result once it has one."""
+@dataclass(frozen=True)
+class Job:
+    """A model, and what gives its result."""
+
+    library: str
+    name: str
+    run: Callable[[], Result]
+
+
+def start(job: Job) -> Callable[[], Result | None]:
+    """Run a job in a child; what is returned gives its result once it has one."""
     reading, writing = os.pipe()
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(reading)
         signal.alarm(SECONDS_A_MODEL)
-        found = outcome(job, result)
+        found = replace(outcome(job), seconds=round(time.monotonic() - started, 2))
         with os.fdopen(writing, "w") as pipe:
-            pipe.write(json.dumps(asdict(replace(found, seconds=round(time.monotonic() - started, 2)))))
+            pipe.write(json.dumps(asdict(found)))
         os._exit(0)
     os.close(writing)
 
@@ -65,24 +74,25 @@ def run_forked(job: Callable[[], Result], result: Result) -> Callable[[], Result
             return None
         with os.fdopen(reading) as pipe:
             text = pipe.read()
-        code = os.waitstatus_to_exitcode(status)
-        return Result(**json.loads(text)) if text else replace(result, outcome="traceback", reason=f"died with {code}")
+        if text:
+            return Result(**json.loads(text))
+        return Result(job.library, job.name, "traceback", f"ended with {os.waitstatus_to_exitcode(status)}")
 
     return poll
 
 
-def outcome(job: Callable[[], Result], result: Result) -> Result:
+def outcome(job: Job) -> Result:
     """A job's result, whatever happens."""
     try:
-        return job()
+        return job.run()
     except UserError as error:
-        return replace(result, outcome="refused", reason=first_line(error))
+        return Result(job.library, job.name, "refused", first_line(error))
     except DifferenceError as error:
-        return replace(result, outcome="differs", reason=str(error))
+        return Result(job.library, job.name, "differs", str(error))
     except Exception as error:  # what the sweep is there to find
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = f"{Path(where.filename).name}:{where.lineno}"
-        return replace(result, outcome="traceback", reason=f"{type(error).__name__} at {at}: {first_line(error)}")
+        return Result(job.library, job.name, "traceback", f"{type(error).__name__} at {at}: {first_line(error)}")
 
 
 def run_family(family: Family, explained: bool) -> Result:
@@ -95,49 +105,55 @@ def run_family(family: Family, explained: bool) -> Result:
     return replace(found, outcome="differs", reason="is no encoder, and runs") if family.no_encoder else found
 
 
-def run_all(jobs: Iterator[tuple[Result, Callable[[], Result]]], processes: int) -> Iterator[Result]:
+def run_all(jobs: Iterator[Job], processes: int) -> Iterator[Result]:
+    """The results of the jobs as they come, printed on the way."""
     running: list[Callable[[], Result | None]] = []
     exhausted = False
+    gc.freeze()  # the children share what this process has imported
     while running or not exhausted:
         while not exhausted and len(running) < processes:
-            following = next(jobs, None)
-            exhausted = following is None
-            if following is not None:
-                gc.freeze()  # the children share what the parent has imported
-                running.append(run_forked(following[1], following[0]))
+            job = next(jobs, None)
+            exhausted = job is None
+            if job is not None:
+                running.append(start(job))
         for poll in list(running):
             found = poll()
             if found is not None:
                 running.remove(poll)
+                print_result(found)
                 yield found
         time.sleep(0.005)
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
 def print_result(result: Result) -> None:
+    if result.outcome == "built":
+        return
     shapes = f"{list(result.embedding)} {list(result.hidden_state)}" if result.embedding else ""
     errors = f"{result.conventional:.0e} {result.npu:.0e}" if result.npu is not None else ""
     print(
         f"{result.library:<12} {result.name:<44} {result.params / MILLION:>7.1f}M {result.seconds:>6.1f}s "
-        f"{result.outcome:<9} {errors:<13} {shapes}{result.reason}",
+        f"{result.outcome:<10} {errors:<13} {shapes}{result.reason}",
         flush=True,
     )
 
 
-def print_counts(results: Sequence[Result], not_reached: int) -> None:
-    for library in sorted({result.library for result in results}):
-        of_library = [result for result in results if result.library == library]
+def print_counts(results: Sequence[Result], wanted: int) -> None:
+    built = [result for result in results if result.outcome == "built"]
+    if built:
+        print(f"\ntimm: {len(built)} architectures built on meta")
+    run = [result for result in results if result.outcome != "built"]
+    for library in sorted({result.library for result in run}):
+        of_library = [result for result in run if result.library == library]
         counts = Counter(result.outcome for result in of_library)
-        run = len(of_library) - counts["built"]
-        print(f"\n{library}: {len(of_library)} built, {run} run")
-        wanted = run - counts["no encoder"]
+        encoders_run = len(of_library) - counts["no encoder"]
+        print(f"\n{library}: {len(of_library)} run")
         for kind in OUTCOMES:
-            share = f" ({counts[kind] / wanted:.1%})" if wanted and kind != "no encoder" else ""
+            share = f" ({counts[kind] / encoders_run:.1%})" if encoders_run and kind != "no encoder" else ""
             print(f"  {kind:<10} {counts[kind]:>5}{share}")
         worst = max((result.conventional or 0.0 for result in of_library), default=0.0)
         print(f"  furthest from the conventionally built model: {worst:.1e}")
-    if not_reached:
-        print(f"\n{not_reached} were not reached in the time given")
+    print(f"\n{len(run)} of {wanted} were run in the time given")
 
 
 def warm_up(library: str | None) -> None:
@@ -168,24 +184,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    jobs: list[tuple[Result, Callable[[], Result]]] = []
-    if args.library != "timm":
-        jobs += [
-            (Result("transformers", each.name, "built"), partial(run_family, each, args.explain)) for each in FAMILIES
-        ]
-    if args.library != "transformers":
-        limits = (args.max_params * MILLION, not args.build_only, args.explain)
-        names = model_checks.timm_names()
-        jobs += [(Result("timm", name, "built"), partial(model_checks.check_timm, name, *limits)) for name in names]
-    jobs = [job for job in jobs if fnmatch.fnmatch(job[0].name, args.name)]
     warm_up(args.library)
-    began = time.monotonic()
-    within = (job for job in jobs if time.monotonic() - began < args.seconds)
-    results = []
-    for result in run_all(within, args.processes):
-        print_result(result)
-        results.append(result)
-    print_counts(results, len(jobs) - len(results))
+    deadline = time.monotonic() + args.seconds
+
+    def run(jobs: Sequence[Job]) -> list[Result]:
+        return list(run_all((job for job in jobs if time.monotonic() < deadline), args.processes))
+
+    jobs: list[Job] = []
+    results: list[Result] = []
+    if args.library != "timm":
+        jobs += [Job("transformers", each.name, partial(run_family, each, args.explain)) for each in FAMILIES]
+    if args.library != "transformers":
+        import timm
+
+        names = fnmatch.filter(timm.list_models(), args.name)
+        results = run([Job("timm", name, partial(model_checks.build_timm, name)) for name in names])
+        built = [
+            result for result in results if result.outcome == "built" and result.params <= args.max_params * MILLION
+        ]
+        smallest_first = [result.name for result in sorted(built, key=lambda result: result.params)]
+        jobs += [Job("timm", name, partial(model_checks.check_timm, name, args.explain)) for name in smallest_first]
+    jobs = [job for job in jobs if fnmatch.fnmatch(job.name, args.name)]
+    results += run(jobs if not args.build_only else [])
+    print_counts(results, len(jobs))
     return 1 if any(result.outcome in ("differs", "traceback") for result in results) else 0
 
 

@@ -245,7 +245,15 @@ FAMILIES = (
         num_attention_heads=[1, 2, 2, 2],
     ),
     family("swiftformer", "SwiftFormerModel", mean_of_map, embed_dims=[8, 16, 24, 32], depths=[1, 1, 1, 1]),
-    family("cvt", "CvtModel", mean_of_map, embed_dim=[8, 16, 32], num_heads=[1, 2, 2], depth=[1, 1, 1]),
+    family(
+        "cvt",
+        "CvtModel",
+        mean_of_map,
+        embed_dim=[8, 16, 32],
+        num_heads=[1, 2, 2],
+        depth=[1, 1, 1],
+        cls_token=[False, False, False],
+    ),
     family(
         "altclip",
         "AltCLIPModel",
