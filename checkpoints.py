@@ -12,6 +12,8 @@ from options import UserError
 
 WITHOUT_HUB = "--weights DIR (a snapshot folder or .safetensors file), --weights random and --model demo need no hub"
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
 # The architecture of the second reference, so that `--weights random` needs no hub for it. ViT-H/14 as its model page
 # has it; the LayerNorm epsilon is MAE's.
 CARRIED_CONFIGS: dict[str, dict[str, Any]] = {
@@ -98,6 +100,9 @@ def _weight_files(folder: Path) -> list[Path]:
     files = [folder / name for name in hubs.weight_names(folder)]
     if files == [folder / hubs.SINGLE_FILE] and not files[0].is_file():
         files = sorted(folder.glob("*.safetensors"))
+        pickles = sorted(file.name for ending in PICKLES for file in folder.glob(f"*{ending}"))
+        if not files and pickles:
+            raise UserError(f"{folder} has {pickles[0]}, a pickle, which is never read; convert it: {hubs.CONVERSION}")
         if len(files) != 1:
             raise UserError(f"{folder} has {len(files)} .safetensors files and no {hubs.SINGLE_FILE} or {hubs.INDEX}")
     for file in files:

@@ -168,17 +168,20 @@ def _choose_class(config: Any, keys: set[str]) -> tuple[Any, dict[str, bool]]:
         ) from None
     skeleton: Any = weights.build_on_meta(lambda: found._from_config(config))
     if _has_two_towers(skeleton, config):
-        _require_pixel_values_alone(getattr(skeleton, TOWER), f"the {TOWER} of {found.__name__}")
+        _require_no_more_inputs(getattr(skeleton, TOWER), f"the {TOWER} of {found.__name__}")
         kept = [TOWER, PROJECTION] if _has_projection(config, found, keys) else [TOWER]
         return _reduced(found, kept), {}
-    _require_pixel_values_alone(skeleton, found.__name__)
+    if getattr(skeleton, "main_input_name", None) != "pixel_values":
+        raise UserError(f"{found.__name__} is no vision encoder: it takes {skeleton.main_input_name}")
+    _require_no_more_inputs(skeleton, found.__name__)
     return found, _pooler_options(skeleton, keys)
 
 
 def _require_no_composite(config: Any) -> None:
     """Refuse what computes more than an encoder, by its config: AutoModel would build it with all its parts."""
     kind = config.model_type
-    if kind == "dpt" or getattr(config, "backbone_config", None) or getattr(config, "backbone", None):
+    around = ("backbone_config", "backbone", "mask_decoder_config")
+    if kind == "dpt" or any(getattr(config, part, None) for part in around):
         raise UserError(
             f"{kind} is no encoder: a depth, detection or segmentation model around one; its backbone's own checkpoint "
             "can be loaded"
@@ -189,9 +192,7 @@ def _require_no_composite(config: Any) -> None:
         raise UserError(f"{kind} is no encoder of images: it takes videos")
 
 
-def _require_pixel_values_alone(module: Any, name: str) -> None:
-    if getattr(module, "main_input_name", "pixel_values") != "pixel_values":
-        raise UserError(f"{name} is no vision encoder: it takes {module.main_input_name}")
+def _require_no_more_inputs(module: Any, name: str) -> None:
     parameters = inspect.signature(module.forward).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [each.name for each in parameters if each.default is each.empty and each.kind not in variadic]

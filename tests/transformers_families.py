@@ -251,8 +251,7 @@ FAMILIES = (
         mean_of_map,
         embed_dim=[8, 16, 32],
         num_heads=[1, 2, 2],
-        depth=[1, 1, 1],
-        cls_token=[False, False, False],
+        depth=[1, 2, 3],
     ),
     family(
         "altclip",
@@ -317,7 +316,12 @@ FAMILIES = (
     no_encoder("mask2former", "Mask2FormerModel"),
     no_encoder("siglip2", "Siglip2Model", vision_config=VIT, text_config=TEXT),
     no_encoder("videomae", "VideoMAEModel", **VIT),
-    no_encoder("llava", "LlavaModel"),
+    no_encoder(
+        "llava",
+        "LlavaModel",
+        vision_config={**VIT, "model_type": "clip_vision_model"},
+        text_config={**TEXT, "model_type": "llama"},
+    ),
     no_encoder("bert", "BertModel", **TEXT),
-    no_encoder("sam", "SamModel"),
+    no_encoder("sam", "SamModel", vision_config={**VIT, "global_attn_indexes": [1], "window_size": 2}),
 )
