@@ -169,7 +169,7 @@ def warm_up(library: str | None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", choices=("timm", "transformers"), help="only of this one (default: both)")
-    parser.add_argument("--name", default="*", metavar="PATTERN", help="such as 'vit_*' (default: %(default)s)")
+    parser.add_argument("--name", nargs="+", default=["*"], metavar="PATTERN", help="such as 'vit_*'; default: all")
     parser.add_argument(
         "--max-params", type=float, default=100.0, metavar="M", help="in millions; larger ones are built, not run"
     )
@@ -187,24 +187,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     warm_up(args.library)
     deadline = time.monotonic() + args.seconds
 
+    def is_chosen(name: str) -> bool:
+        return any(fnmatch.fnmatch(name, pattern) for pattern in args.name)
+
     def run(jobs: Sequence[Job]) -> list[Result]:
         return list(run_all((job for job in jobs if time.monotonic() < deadline), args.processes))
 
     jobs: list[Job] = []
     results: list[Result] = []
     if args.library != "timm":
-        jobs += [Job("transformers", each.name, partial(run_family, each, args.explain)) for each in FAMILIES]
+        chosen = [each for each in FAMILIES if is_chosen(each.name)]
+        jobs += [Job("transformers", each.name, partial(run_family, each, args.explain)) for each in chosen]
     if args.library != "transformers":
         import timm
 
-        names = fnmatch.filter(timm.list_models(), args.name)
+        names = [name for name in timm.list_models() if is_chosen(name)]
         results = run([Job("timm", name, partial(model_checks.build_timm, name)) for name in names])
         built = [
             result for result in results if result.outcome == "built" and result.params <= args.max_params * MILLION
         ]
         smallest_first = [result.name for result in sorted(built, key=lambda result: result.params)]
         jobs += [Job("timm", name, partial(model_checks.check_timm, name, args.explain)) for name in smallest_first]
-    jobs = [job for job in jobs if fnmatch.fnmatch(job.name, args.name)]
     results += run(jobs if not args.build_only else [])
     print_counts(results, len(jobs))
     return 1 if any(result.outcome in ("differs", "traceback") for result in results) else 0

@@ -106,7 +106,7 @@ def no_encoder(model_type: str, saved_as: str, **sizes: Any) -> Family:
     return Family(model_type, saved_as, sizes, no_encoder=True)
 
 
-FAMILIES = (
+ALL = (
     # those that the toolkit names
     family("vit", "ViTModel", unpooled=cls_token, **VIT),
     family("vit", "ViTForImageClassification", inside("vit", cls_token), **VIT),
@@ -312,7 +312,7 @@ FAMILIES = (
     no_encoder("dpt", "DPTModel", **VIT),
     no_encoder("dpt", "DPTForDepthEstimation", **VIT),
     no_encoder("depth_anything", "DepthAnythingForDepthEstimation"),
-    no_encoder("detr", "DetrModel", use_timm_backbone=False),
+    no_encoder("detr", "DetrModel", use_timm_backbone=False, use_pretrained_backbone=False, backbone=None),
     no_encoder("mask2former", "Mask2FormerModel"),
     no_encoder("siglip2", "Siglip2Model", vision_config=VIT, text_config=TEXT),
     no_encoder("videomae", "VideoMAEModel", **VIT),
@@ -324,4 +324,9 @@ FAMILIES = (
     ),
     no_encoder("bert", "BertModel", **TEXT),
     no_encoder("sam", "SamModel", vision_config={**VIT, "global_attn_indexes": [1], "window_size": 2}),
+)
+
+# transformers 4.57 lacks a few.
+FAMILIES = tuple(
+    each for each in ALL if each.model_type in transformers.CONFIG_MAPPING and hasattr(transformers, each.saved_as)
 )
