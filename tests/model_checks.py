@@ -146,7 +146,7 @@ def check_timm(name: str, explained: bool = False) -> Result:
     def embed(pixel_values: Tensor) -> Tensor:
         output = conventional(pixel_values)
         if output.ndim == 4:
-            output = encoders.as_tokens(output, conventional.output_fmt == "NHWC")
+            output = encoders.as_tokens(output, str(getattr(conventional, "output_fmt", "NCHW")) == "NHWC")
         return output if output.ndim == 2 else output.mean(1)
 
     return check(result, encoder, embed, explained)
