@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import options
 import summaries
+from figures import format_metric
+from ranks import Rank
 from runlog import RunLog, percent
 from summaries import OUTPUTS
 
@@ -76,7 +78,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    with options.open_log(args, SCRIPT, "accuracy.log") as log:
+    rank = Rank.of_this_process()
+    with options.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
+        if rank.count > 1:
+            raise options.UserError("accuracy_run.py proves one device: run it without torchrun")
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
@@ -94,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples = images.sample_exactly(images.find_samples(args.image), args.samples, args.seed) if named else []
             decoded = [] if args.reference else [sample.load() for sample in samples]
             load = partial(encoders.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
-            encoder = load()
-            weights_sha256 = encoder.weights_sha256()
+            encoder = load(hashed=True)
+            weights_sha256 = encoder.weights_sha256()  # waited for: beside the forwards it costs memory
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
             if args.reference:
                 saved = reference.load(args.reference, precisions, args.samples, samples)
@@ -240,8 +245,8 @@ def expect_errors(module: nn.Module, pixel_values: Tensor, plain: Outputs, dtype
     import common
     import numerics
 
-    few = pixel_values[:EXPECTED_IMAGES]
-    outputs = causes.emulate(lambda: common.forward(module, few), dtype)
+    few = pixel_values[:EXPECTED_IMAGES, None]  # one at a time: each takes memory for its activations
+    outputs = join([causes.emulate(partial(common.forward, module, pixels), dtype) for pixels in few])
     pairs = zip(OUTPUTS, plain, outputs, strict=True)
     return {name: numerics.worst_relative_l2(r[: len(few)], y) for name, r, y in pairs}
 
@@ -340,18 +345,6 @@ def explain_worst(
     outputs = (candidates[worst][0].cpu(), candidates[worst][1].cpu())
     pixel_values = known.pixel_values[worst : worst + 1]
     explanation.explain(running, reference, module, pixel_values, outputs, known.images[worst])
-
-
-def format_metric(metric: str, value: float | None) -> str:
-    if metric in ("relative_error", "relative_l2", "nmse", "top1_gap"):
-        return percent(value)
-    if value is None:
-        return "no error" if metric == "sqnr_db" else "not finite"
-    if metric == "top5_match":
-        return f"{value:.0%}"
-    if metric == "sqnr_db":
-        return f"{value:.1f}"
-    return f"{value:.6f}" if value >= 1e-4 or value == 0 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import options
 import summaries
+from ranks import Rank
 from runlog import RunLog, percent
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from common import Outputs
-    from images import Sample
+    from limit import Work
     from session import Session
+    from sweep import Measurement
+    from timing import Budget, Pass
 
 SCRIPT = "accuracy_run_perf.py"
 EXAMPLES = """examples:
   python accuracy_run_perf.py --model demo                   no NPU, no hub
   python accuracy_run_perf.py --device npu                   the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
+  torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        eight devices at once
 """
-ROTATION = 4  # different inputs in turn, so that no cache answers for the device
 LATENCY_KEYS = ("avg_latency_ms", "min_latency_ms", "max_latency_ms", *summaries.PERCENTILES)
-WINDOWS = 5  # of the throughput pass, for its spread
+LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
+LIMIT_ATTEMPTS = 3
+WIDTH = 10  # of the table's columns
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=options.positive_int,
         default=3,
         metavar="N",
-        help="untimed calls before each batch size (default: %(default)s)",
+        help="untimed calls of a window; they go on until the medians of two windows agree (default: %(default)s)",
     )
     parser.add_argument(
         "--iterations",
@@ -63,6 +68,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="for a pass and batch size; ends it before the iterations do (default: %(default)s)",
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="time the encoder as torch.compile makes it (an NPU needs TorchAir); its outputs are checked",
+    )
+    parser.add_argument(
         "--cpu-baseline",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -74,7 +84,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     batch_sizes = sorted(set(args.batch_sizes))
-    with options.open_log(args, SCRIPT, "benchmark.log", batch_sizes=batch_sizes) as log:
+    rank = Rank.of_this_process()
+    with options.open_log(args, SCRIPT, "benchmark.log", rank.index, batch_sizes=batch_sizes, ranks=rank.count) as log:
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import torch
@@ -83,173 +94,137 @@ def main(argv: Sequence[str] | None = None) -> int:
             import encoders
             import images
             import session
+            import sweep
+            import timing
 
-        with session.start(log, args.device, args.dtype, args.numerics) as running:
-            # Every batch size is timed on ROTATION different batches, each an image further on.
-            count = max(batch_sizes) + ROTATION - 1
+        device = rank.device(args.device)
+        with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
+            budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
+            count = max(batch_sizes) + timing.ROTATION - 1
             samples = images.sample_exactly(images.find_samples(args.image), count, args.seed)
             decoded = [sample.load() for sample in samples]
-            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
-            pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
-            limits = Limits(args.warmup, args.iterations, args.max_seconds)
+            stopwatch = Stopwatch()
+            with stopwatch.measure("load_ms"):
+                encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
-
+            pixel_values = torch.stack([encoder.preprocess(image) for image in decoded])
+            work = count_work(log, encoder.module, encoder.input_size)
             baseline_ms = None
-            if args.cpu_baseline and running.device.type != "cpu":
-                warm_up(encoder.module, [pixel_values[:1]], limits.warmup)
-                baseline_ms = time_latency(encoder.module, [pixel_values[:1]], limits)[0]
+            if args.cpu_baseline and running.device.type != "cpu" and rank.index == 0:
+                baseline_ms = sweep.time_alone(encoder.module, pixel_values[:1], budget)
 
-            common.place(encoder.module, running.device, running.dtype)
+            with stopwatch.measure("place_ms"):
+                common.place(encoder.module, running.device, running.dtype)
             pixel_values = pixel_values.to(running.device, running.dtype)
+            with stopwatch.measure("first_call_ms"):
+                embedding, _ = common.encode(encoder.module, pixel_values[:1])
+                common.synchronize(running.device)
+            report_startup(log, stopwatch)
             with running.numerics.watch():
-                singles = [common.encode(encoder.module, pixels) for pixels in pixel_values[:, None]]
-            running.record(encoder, singles[0][0], encoder.weights_sha256())
-            rows = [
-                measure(log, encoder.module, pixel_values, singles, size, samples[0], limits) for size in batch_sizes
-            ]
-            report_table(log, rows)
-            report_speedup(log, rows, baseline_ms, running)
+                singles = sweep.encode_singly(encoder.module, pixel_values)
+            cost = work.fields() if work else {}
+            running.record(encoder, embedding, encoder.weights_sha256(), compiled=args.compile, **cost)
+
+            module = (
+                common.compiled(encoder.module, running.device, len(batch_sizes)) if args.compile else encoder.module
+            )
+            subject = sweep.Subject(module, encoder.preprocess, samples, pixel_values, singles)
+            work = work if rank.index == 0 else None
+            limits = measure_limit(running, "before", work, max(batch_sizes), budget)
+            measurements = sweep.measure(subject, batch_sizes, budget, rank)
+            reached = max(map(sweep.fastest_ips, measurements))
+            limits += measure_limit(running, "after", work, max(batch_sizes), budget, reached)
+            rows = report_rows(log, measurements, work, limits)
+            shares = rank.gather([{"node": rank.node, **measurement.share()} for measurement in measurements])
+            if rank.count > 1 and rank.index == 0:
+                report_ranks(log, measurements, shares)
+            report_speedup(log, rows, baseline_ms, str(running.device))
     return options.EXIT_OK
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How long to measure: untimed calls first, then calls until either bound is reached, but at least one."""
+class Stopwatch:
+    """The times in ms of steps that happen once, by name."""
 
-    warmup: int
-    iterations: int
-    max_seconds: float
+    def __init__(self) -> None:
+        self.times_ms: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.times_ms[name] = (time.perf_counter() - start) * 1000
 
 
-def measure(
-    log: RunLog,
-    module: nn.Module,
-    pixel_values: Tensor,
-    singles: Sequence[Outputs],
-    batch_size: int,
-    first: Sample,
-    limits: Limits,
-) -> dict[str, Any]:
-    """Measure and record one batch size; out of memory is a row like the others, and the sweep goes on.
+def count_work(log: RunLog, module: nn.Module, input_size: Sequence[int]) -> Work | None:
+    """What the encoder computes for an image; None, and the reason is printed, where that can't be counted."""
+    import limit
 
-    `pixel_values` [N, 3, H, W], of which `first` is the first, and the outputs of each image alone, `singles`, are on
-    the device.
-    """
-    import common
-    import numerics
-
-    device = pixel_values.device
-    row: dict[str, Any] = {"batch_size": batch_size, "status": "ok"}
-    batches = [pixel_values[turn : turn + batch_size] for turn in range(ROTATION)]
     try:
-        common.reset_peak_memory(device)
-        warm_up(module, batches, limits.warmup)
-        latency_ms, timed = time_latency(module, batches, limits)
-        window_ms, calls, queued = time_throughput(module, batches, limits, sum(latency_ms) / len(latency_ms))
+        return limit.count(module, input_size)
     except RuntimeError as error:
-        row["status"] = "oom" if common.is_out_of_memory(error) else "error"
-        row["reason"] = options.first_line(error)
-        common.empty_cache(device)
-    else:
-        embedding = timed[0][0]
-        row |= {"device": str(embedding.device), "dtype": common.dtype_name(embedding.dtype)}
-        row |= summaries.summarize_latency(latency_ms)
-        row["throughput_ips"] = summaries.throughput_ips(window_ms, batch_size * calls)
-        row["peak_memory_mb"] = common.peak_memory_mb(device)
-        row |= verify([*timed.items(), *queued.items()], singles)
-        row |= {"image": first.name, "image_sha256": first.sha256()}
-        row["fingerprint"] = numerics.fingerprint(embedding[0])
-        record_latencies(log, batch_size, "latency", latency_ms, calls=1)
-        record_latencies(log, batch_size, "throughput", window_ms, calls)
-    log.record("perf", **row)
-    report_row(log, row)
-    return row
+        log.line(f"warning: no limit beside the figures, operations can't be counted ({options.first_line(error)})")
+        return None
 
 
-def warm_up(module: nn.Module, batches: Sequence[Tensor], calls: int) -> None:
-    """Calls that nobody times: kernels are compiled, memory is allocated, weights are read from their file."""
-    import common
+def measure_limit(
+    running: Session, phase: str, work: Work | None, batch_size: int, budget: Budget, reached_ips: float = 0.0
+) -> list[float]:
+    """Measure, print and record the limit in 1e12 operations a second; nothing without `work`.
 
-    for call in range(calls):
-        common.forward(module, batches[call % len(batches)])
-
-
-def time_latency(
-    module: nn.Module, batches: Sequence[Tensor], limits: Limits
-) -> tuple[list[float], dict[int, Outputs]]:
-    """The times of single calls in ms, synchronised on both sides, and the last outputs of each of `batches`."""
-    import common
-
-    samples_ms: list[float] = []
-    outputs: dict[int, Outputs] = {}
-    end = time.perf_counter() + limits.max_seconds
-    while not samples_ms or (len(samples_ms) < limits.iterations and time.perf_counter() < end):
-        turn = len(samples_ms) % len(batches)
-        common.synchronize(batches[turn].device)
-        start = time.perf_counter()
-        outputs[turn] = common.forward(module, batches[turn])
-        finish(outputs[turn])
-        samples_ms.append((time.perf_counter() - start) * 1000)
-    return samples_ms, outputs
-
-
-def time_throughput(
-    module: nn.Module, batches: Sequence[Tensor], limits: Limits, latency_ms: float
-) -> tuple[list[float], int, dict[int, Outputs]]:
-    """The times in ms of windows, how many calls each has, and the last outputs of each of `batches`.
-
-    A window's calls are queued back to back and synchronised only at its ends. There are so many that all windows
-    together keep to the iterations and, at `latency_ms` a call, to the seconds; at least one window of one call.
+    Before a throughput is called impossible, `reached_ips`, the limit is measured anew: the machine may have been busy.
     """
     import common
+    import limit
 
-    affordable = limits.max_seconds * 1000 / latency_ms
-    calls = max(1, int(min(limits.iterations, affordable) / WINDOWS))
-    samples_ms: list[float] = []
-    outputs: dict[int, Outputs] = {}
-    end = time.perf_counter() + limits.max_seconds
-    while not samples_ms or (len(samples_ms) < WINDOWS and time.perf_counter() < end):
-        common.synchronize(batches[0].device)
-        start = time.perf_counter()
-        for call in range(calls):
-            turn = call % len(batches)
-            outputs[turn] = common.forward(module, batches[turn])
-        finish(outputs[turn])
-        samples_ms.append((time.perf_counter() - start) * 1000)
-    return samples_ms, calls, outputs
-
-
-def finish(outputs: Outputs) -> None:
-    """Wait for the device, then read an element: a synchronisation that is lost can't hide in the timer."""
-    import common
-
-    embedding, _ = outputs
-    common.synchronize(embedding.device)
-    embedding.flatten()[-1].item()
+    if work is None:
+        return []
+    shapes, tflops = None, 0.0
+    for _ in range(LIMIT_ATTEMPTS):
+        with common.failures_of(running.device, "at the limit's matrix products"):
+            measured = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_until(0))
+        if summaries.gemm_tflops(measured) > tflops:
+            shapes, tflops = measured, summaries.gemm_tflops(measured)
+        if reached_ips * work.gflop / 1000 <= summaries.MOST_OF_LIMIT * tflops:
+            break
+    dtype = common.dtype_name(running.dtype)
+    running.log.line(
+        f"limit {phase} the sweep: {tflops:.3f} TFLOP/s in matrix products of the encoder's shapes ({dtype})"
+    )
+    running.log.record("limit", phase=phase, dtype=dtype, gemm_tflops=tflops, shapes=shapes)
+    return [tflops]
 
 
-def verify(timed: Sequence[tuple[int, Outputs]], singles: Sequence[Outputs]) -> dict[str, Any]:
-    """What was timed is what the encoder gives: the outputs of batches, each with its first image's place among
-    `singles`, against those of the images alone. The worst relative L2 of any image and output counts.
-    """
-    import numerics
-
-    pairs = [
-        (singles[turn + place][output][0].cpu(), image)
-        for turn, outputs in timed
-        for output, batch in enumerate(outputs)
-        for place, image in enumerate(batch.cpu())
-    ]
-    expected, found = zip(*pairs, strict=True)
-    return {
-        "output_relative_l2": numerics.worst_relative_l2(expected, found),
-        "nonfinite": sum(map(numerics.count_nonfinite, found)),
-    }
+def report_startup(log: RunLog, stopwatch: Stopwatch) -> None:
+    """What a user waits for once: it is in none of the figures below."""
+    load, place, first_call = (stopwatch.times_ms[key] / 1000 for key in ("load_ms", "place_ms", "first_call_ms"))
+    log.line(f"load: {load:.2f} s, to the device: {place:.2f} s, first call: {first_call:.2f} s")
+    log.record("startup", **stopwatch.times_ms)
 
 
-def record_latencies(log: RunLog, batch_size: int, name: str, samples_ms: Sequence[float], calls: int) -> None:
-    """Record a pass's raw samples, each the time of `calls` calls."""
-    log.record("latencies", **{"batch_size": batch_size, "pass": name, "calls": calls, "samples_ms": list(samples_ms)})
+def report_rows(
+    log: RunLog, measurements: Sequence[Measurement], work: Work | None, limits: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Print and record every batch size, then all of them as a table."""
+    rows = []
+    for measurement in measurements:
+        row = measurement.fields()
+        if row["status"] == "ok":
+            row |= dict.fromkeys(LIMIT_KEYS)
+            if work and limits:
+                row |= summaries.beside_the_limit(row["throughput_ips"], work.gflop, limits)
+            for each in measurement.passes:
+                record_pass(log, measurement.batch_size, each)
+        log.record("perf", **row)
+        report_row(log, row)
+        rows.append(row)
+    report_table(log, rows)
+    return rows
+
+
+def record_pass(log: RunLog, batch_size: int, timed: Pass) -> None:
+    """Record a pass's raw samples in ms, each the time of `calls` calls."""
+    fields = {"batch_size": batch_size, "pass": timed.name, "calls": timed.calls, "samples_ms": timed.samples_ms}
+    log.record("latencies", **fields)
 
 
 def report_row(log: RunLog, row: dict[str, Any]) -> None:
@@ -258,37 +233,73 @@ def report_row(log: RunLog, row: dict[str, Any]) -> None:
     if row["status"] != "ok":
         log.line(f"status: {row['status']} ({row['reason']})")
         return
+    log.line(f"first_call_ms: {row['first_call_ms']:.3f}")
     log.line(f"samples: {row['n']}")
-    for key in (*LATENCY_KEYS, "throughput_ips"):
+    for key in (*LATENCY_KEYS, "iqr_latency_ms"):
         log.line(f"{key}: {format_ms(key, row)}")
+    log.line(f"stable: {'yes' if row['stable'] else 'no'}")
+    for key in ("throughput_ips", "end_to_end_ips"):
+        log.line(f"{key}: {row[key]:.2f}")
+    if row["percent_of_limit"] is not None:
+        log.line(f"achieved_tflops: {row['achieved_tflops']:.3f}")
+        log.line(f"percent_of_limit: {row['percent_of_limit']:.1%}")
+    if row["percent_of_limit"] is not None and row["percent_of_limit"] > summaries.MOST_OF_LIMIT:
+        log.line("warning: this is more than the device can: the time is not synchronised, or nothing was computed")
     log.line(f"output_relative_l2: {percent(row['output_relative_l2'])}")
 
 
 def format_ms(key: str, row: dict[str, Any]) -> str:
-    """A latency or throughput; a percentile that has too few samples says how many it needs."""
+    """A latency; one that has too few samples says how many it needs."""
     if row[key] is not None:
-        return f"{row[key]:.2f}" if key == "throughput_ips" else f"{row[key]:.3f}"
-    needed = summaries.smallest_count(summaries.PERCENTILES[key])
+        return f"{row[key]:.3f}"
+    percentile = summaries.PERCENTILES.get(key)
+    needed = summaries.smallest_count(percentile) if percentile else summaries.FEWEST_SAMPLES
     return f"- ({row['n']} samples, {needed} needed)"
 
 
 def report_table(log: RunLog, rows: Sequence[dict[str, Any]]) -> None:
     log.line()
-    log.line(f"{'batch':>5} {'samples':>8} {'p50 ms':>10} {'avg ms':>10} {'images/s':>10} {'peak MB':>9}")
+    titles = ("batch", "samples", "p50 ms", "IQR ms", "images/s", "end to end", "peak MB", "of limit")
+    log.line("  ".join(f"{title:>{WIDTH}}" for title in titles))
     for row in rows:
+        cells: tuple[str, ...] = (str(row["batch_size"]), row["status"])
         if row["status"] == "ok":
-            p50 = "-" if row["p50_latency_ms"] is None else f"{row['p50_latency_ms']:.3f}"
-            peak = "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}"
-            log.line(
-                f"{row['batch_size']:>5} {row['n']:>8} {p50:>10} {row['avg_latency_ms']:>10.3f} "
-                f"{row['throughput_ips']:>10.2f} {peak:>9}"
+            cells = (
+                *(str(row["batch_size"]), str(row["n"])),
+                *(shown(row["p50_latency_ms"], ".3f"), shown(row["iqr_latency_ms"], ".3f")),
+                *(shown(row["throughput_ips"], ".2f"), shown(row["end_to_end_ips"], ".2f")),
+                *(shown(row["peak_memory_mb"], ".0f"), shown(row["percent_of_limit"], ".1%")),
             )
-        else:
-            log.line(f"{row['batch_size']:>5} {row['status']:>8}")
+        log.line("  ".join(f"{cell:>{WIDTH}}" for cell in cells))
+
+
+def shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def report_ranks(log: RunLog, measurements: Sequence[Measurement], shares: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """The throughput of every rank while all of them ran, their total, and what of it sharing cost."""
+    log.line()
+    for place, measurement in enumerate(measurements):
+        of_ranks = [share[place] for share in shares]
+        alone = measurement.alone
+        if alone is None or any(share["status"] != "ok" for share in of_ranks):
+            log.line(f"batch {measurement.batch_size}: not measured by all ranks")
+            log.record("ranks", batch_size=measurement.batch_size, status="error", shares=of_ranks)
+            continue
+        raw = {"calls": alone.calls, "samples_ms": alone.samples_ms}
+        found = summaries.scaling(measurement.batch_size, of_ranks, raw)
+        each = ", ".join(f"{ips:.2f}" for ips in found["throughput_ips"])
+        log.line(
+            f"batch {measurement.batch_size}: {found['total_throughput_ips']:.2f} images/s on {len(of_ranks)} ranks "
+            f"({each}), scaling efficiency {found['scaling_efficiency']:.1%}"
+        )
+        fields = {"batch_size": measurement.batch_size, "status": "ok", **found, "shares": of_ranks, "alone": raw}
+        log.record("ranks", **fields)
 
 
 def report_speedup(
-    log: RunLog, rows: Sequence[dict[str, Any]], baseline_ms: Sequence[float] | None, running: Session
+    log: RunLog, rows: Sequence[dict[str, Any]], baseline_ms: Sequence[float] | None, device: str
 ) -> None:
     """How much faster the device is than the CPU in float32 with its threads, both at batch size 1."""
     import torch
@@ -296,13 +307,12 @@ def report_speedup(
     single = next((row for row in rows if row["batch_size"] == 1 and row["status"] == "ok"), None)
     if baseline_ms is None or single is None:
         return
-    baseline_latency_ms = summaries.summarize_latency(baseline_ms)["avg_latency_ms"]
+    baseline_latency_ms = math.fsum(baseline_ms) / len(baseline_ms)
     speedup = baseline_latency_ms / single["avg_latency_ms"]
     threads, dtype = torch.get_num_threads(), single["dtype"]
     log.line()
     log.line(
-        f"speedup: {speedup:.2f}x ({running.device} in {dtype} over the CPU in float32 with {threads} threads, "
-        "batch size 1)"
+        f"speedup: {speedup:.2f}x ({device} in {dtype} over the CPU in float32 with {threads} threads, batch size 1)"
     )
     log.record(
         "speedup",

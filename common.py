@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +113,26 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         raise UserError(f"asked for {device}, but weights are on {', '.join(sorted(elsewhere))}")
 
 
+def compiled(module: nn.Module, device: torch.device, shapes: int) -> nn.Module:
+    """The encoder as torch.compile makes it, for `shapes` different batch sizes: each is compiled when it comes.
+
+    On an NPU that takes TorchAir's backend. Raises UserError where it is not installed.
+    """
+    import torch._dynamo
+
+    backend: Any = "inductor"
+    if device.type == "npu":
+        try:
+            backend = importlib.import_module("torchair").get_npu_backend()
+        except Exception as error:  # torch_npu puts a stand-in in its place, which raises errors of its own
+            raise UserError(f"--compile on an NPU needs TorchAir: {first_line(error)}") from error
+    # Beyond its limit torch.compile runs eagerly and says nothing.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * shapes)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    made: Any = torch.compile(module, backend=backend, dynamic=False)
+    return cast(nn.Module, made)
+
+
 def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:
     """Run the encoder on pixel_values [B, 3, H, W], which are on its device, without autograd."""
     with torch.inference_mode():
@@ -121,18 +143,25 @@ def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:
 def encode(module: nn.Module, pixel_values: Tensor) -> Outputs:
     """As `forward`, with a device's failure and outputs on another device reported as a UserError."""
     device = pixel_values.device
-    try:
+    with failures_of(device, f"at batch size {len(pixel_values)}"):
         outputs = forward(module, pixel_values)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise UserError(f"{device} is out of memory at batch size {len(pixel_values)}") from error
-        if device.type == "cpu":
-            raise
-        raise UserError(f"the encoder failed on {device}: {first_line(error)}") from error
     elsewhere = {str(output.device) for output in outputs if output.device != device}
     if elsewhere:
         raise UserError(f"the input is on {device}, but the outputs are on {', '.join(sorted(elsewhere))}")
     return outputs
+
+
+@contextmanager
+def failures_of(device: torch.device, doing: str) -> Iterator[None]:
+    """Report what the device can't do in the block as a UserError. On the CPU only memory is no fault of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise UserError(f"{device} is out of memory {doing}") from error
+        if device.type == "cpu":
+            raise
+        raise UserError(f"{device} failed {doing}: {first_line(error)}") from error
 
 
 def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:

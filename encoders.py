@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import checkpoints
 import weights
 from common import dtype_name
-from options import UserError, import_errors
+from options import UserError, collector_paused, import_errors
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Encoder:
     def params(self) -> int:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    @property
+    @cached_property
     def input_size(self) -> list[int]:
         """What `preprocess` gives of any image: [3, H, W]."""
         return list(self.preprocess(Image.new("RGB", (64, 64))).shape)
@@ -58,35 +59,51 @@ class Encoder:
             "unexpected_keys": len(self.loading.unexpected),
             "left_out_keys": len(self.loading.left_out),
             "dtype": dtype_name(next(self.module.parameters()).dtype),
-            "compiled": False,
             "input_size": self.input_size,
             "preprocess": self.preprocessing,
         }
 
 
-def load_encoder(model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int) -> Encoder:
-    """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had."""
+@collector_paused()
+def load_encoder(
+    model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int, hashed: bool = False
+) -> Encoder:
+    """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had.
+
+    `hashed`: the caller will ask for `weights_sha256`, so it is made in a thread while the library is imported.
+    """
     local = Path(model).is_dir()
     if (hub or revision) and (local or model == "demo"):
         raise UserError(f"--hub and --revision are for ids on a hub, not for {model}")
-    with import_errors():  # here, and only of the library that the model needs: each takes seconds
+    with import_errors():
         if model == "demo":
             import timm_encoders
 
             encoder = timm_encoders.load_demo(weights_path, seed)
-        elif checkpoints.find_library(model) == "timm":
-            import timm_encoders
-
-            checkpoint = checkpoints.find_checkpoint(model, "timm", weights_path, hub, revision)
-            encoder = timm_encoders.load(model, checkpoint, seed)
         else:
-            import transformers_encoders
-
-            checkpoint = checkpoints.find_checkpoint(model, "transformers", weights_path, hub, revision)
-            encoder = transformers_encoders.load(model, checkpoint, seed)
+            library = checkpoints.find_library(model)
+            checkpoint = checkpoints.find_checkpoint(model, library, weights_path, hub, revision)
+            encoder = _load(model, library, checkpoint, seed, hashed)
     if local:
         encoder.model = Path(model).resolve().name  # where somebody's home is does not belong in a log
     encoder.module.eval()
+    return encoder
+
+
+def _load(model: str, library: str, checkpoint: checkpoints.Checkpoint, seed: int, hashed: bool) -> Encoder:
+    """Only the library that the model needs is imported: each takes seconds, in which a thread reads the weights."""
+    sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
+    if sha256 is None:
+        weights.read_ahead(checkpoint.files)
+    if library == "timm":
+        import timm_encoders
+
+        encoder = timm_encoders.load(model, checkpoint, seed)
+    else:
+        import transformers_encoders
+
+        encoder = transformers_encoders.load(model, checkpoint, seed)
+    encoder.weights_sha256 = sha256 or encoder.weights_sha256
     return encoder
 
 

@@ -26,11 +26,15 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Sample:
-    """An image file, or a crop of it. `crop` is (left, top, right, bottom) as fractions of width and height."""
+    """An image file, or a crop of it. `crop` is (left, top, right, bottom) as fractions of width and height.
+
+    `found` says that it was found in a folder, and not named by the user.
+    """
 
     name: str
     path: Path
     crop: Box | None = None
+    found: bool = False
 
     def load(self) -> Image.Image:
         """Decode to RGB, upright by its EXIF orientation. Raises UserError for a file that is no whole image."""
@@ -71,7 +75,7 @@ def find_samples(paths: Sequence[Path] | None) -> list[Sample]:
             found = [file for file in sorted(path.rglob("*")) if _is_image(file, path)]
             if not found:
                 raise UserError(f"no images in the folder {path} (looked for names like *.jpg and *.png)")
-            samples += [Sample(str(file.relative_to(path)), file) for file in found]
+            samples += [Sample(str(file.relative_to(path)), file, found=True) for file in found]
         elif path.exists():
             samples.append(Sample(path.name, path))
         else:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import environment
 import options
 from options import UserError
+from ranks import Rank
 from runlog import RunLog
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
     from encoders import Encoder
-    from images import Sample
-    from session import Session
+    from features import Part
 
 SCRIPT = "inference.py"
 EXAMPLES = """examples:
@@ -29,7 +28,9 @@ EXAMPLES = """examples:
   python inference.py --device npu --image photo.jpg         the ViT-giant CLIP from ModelScope
   python inference.py --model facebook/webssl-mae700m-full2b-224 --device npu
   python inference.py --model demo --image photos/ --batch-size 8 --output features.safetensors
+  torchrun --nproc-per-node 8 inference.py --device npu --image photos/ --batch-size 32 --output features.safetensors
 """
+MOST_PRINTED = 10  # images; of the others there are records only
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,6 +57,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="write the outputs (embeddings; a classifier's logits) in input order: .safetensors, the image names in "
         "its metadata, or .npy, the names in a .json beside it",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the --output of a run that was interrupted, where it stopped"
+    )
+    parser.add_argument(
+        "--strict-images",
+        action="store_true",
+        help="an image in a folder that can't be decoded is an error (else it is left out, named and counted)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=options.nonnegative_int,
+        metavar="N",
+        help="processes that decode and preprocess; 0: none but the main one (default: by the processors)",
+    )
     return parser.parse(argv)
 
 
@@ -68,116 +83,103 @@ def feature_file(text: str) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    with options.open_log(args, SCRIPT, "inference.log") as log:
-        environment.write_check(args.log_dir)
-        if args.output:
-            require_writable(args.output)
+    rank = Rank.of_this_process()
+    with options.open_log(args, SCRIPT, "inference.log", rank.index) as log:
+        if rank.index == 0:
+            environment.write_check(args.log_dir)
+        require_output(args.output, args.resume, rank)
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
-            import torch
-            from tqdm import tqdm
-
             import common
+            import embedding
             import encoders
             import images
+            import loading
             import session
 
-        with session.start(log, args.device, args.dtype, args.numerics) as running:
+        device = rank.device(args.device)
+        with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             samples = images.find_samples(args.image)
-            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+            hashed = args.output is not None
+            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
             common.place(encoder.module, running.device, running.dtype)
-            weights_sha256 = encoder.weights_sha256() if args.output else None
-
-            embeddings: list[Tensor] = []
-            batches = [samples[start : start + args.batch_size] for start in range(0, len(samples), args.batch_size)]
-            for batch in tqdm(batches, unit="batch", disable=None if len(batches) > 1 else True):
-                pixel_values = torch.stack([encoder.preprocess(sample.load()) for sample in batch])
-                if embeddings:
-                    embedding, _ = common.encode(encoder.module, pixel_values.to(running.device, running.dtype))
-                else:
-                    embedding = encode_first(running, encoder, pixel_values, weights_sha256)
-                embeddings.append(embedding.cpu().float())
-                for sample, vector in zip(batch, embeddings[-1], strict=True):
-                    report_image(log, sample, vector, args.topk, encoder, alone=len(samples) == 1)
+            batches = loading.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
+            workers = loading.default_workers(rank.count) if args.workers is None else args.workers
+            embedder = embedding.Embedder(running, encoder, batches, workers)
+            report = Report(log, args.topk, encoder, len(samples))
             if args.output:
-                features = torch.cat(embeddings)
-                write_features(args.output, features, [sample.name for sample in samples], encoder, weights_sha256)
-                log.line(f"Features: {args.output} {list(features.shape)}")
+                made = embedding.write_features(args.output, args.resume, rank, embedder)
+            else:
+                made = embedder.embed([range(index, index + 1) for index in range(len(batches))])
+            for part in made:
+                report.add(part)
+            if rank.index == 0:
+                report.finish()
     return options.EXIT_OK
 
 
-def encode_first(running: Session, encoder: Encoder, pixel_values: Tensor, weights_sha256: str | None) -> Tensor:
-    """The embeddings [B, D] of the first batch [B, 3, H, W], and on the way all that is the same for every batch."""
-    import common
+class Report:
+    """What is printed and recorded of every image: its largest outputs, or why it was left out."""
 
-    with running.numerics.watch():
-        embedding, hidden_state = common.encode(encoder.module, pixel_values.to(running.device, running.dtype))
-    running.record(encoder, embedding, weights_sha256)
-    running.log.line(f"Model: {encoder.model}")
-    running.log.line(f"Parameters: {encoder.params / 1e6:.1f}M")
-    running.log.line(f"Input shape: {list(pixel_values.shape)}")
-    running.log.line(f"Output shape: {list(embedding.shape)}")
-    running.log.line(f"Hidden state shape: {list(hidden_state.shape)}")
-    running.log.line(f"Output dtype: {embedding.dtype}")
-    return embedding
+    def __init__(self, log: RunLog, topk: int, encoder: Encoder, expected: int) -> None:
+        self.log, self.topk, self.encoder, self.expected = log, topk, encoder, expected
+        self.images = self.skipped = 0
 
+    def add(self, part: Part) -> None:
+        for name, sha256, vector in zip(part.names, part.sha256, part.embeddings, strict=True):
+            self.images += 1
+            self._add_image(name, sha256, vector)
+        for name, reason in part.skipped.items():
+            self.skipped += 1
+            self.log.line(f"warning: {name} is left out: {reason}")
+            self.log.record("skipped", image=name, reason=reason)
 
-def report_image(log: RunLog, sample: Sample, vector: Tensor, topk: int, encoder: Encoder, alone: bool) -> None:
-    """Print and record the largest elements of one embedding [D]."""
-    values, indices = vector.topk(min(topk, len(vector)))
-    top = [
-        {"index": index, "value": value, "label": encoder.label(index) if encoder.label else None}
-        for index, value in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
-    log.line()
-    log.line(f"Top-{len(top)} outputs (index, value){'' if alone else f' of {sample.name}'}:")
-    for rank, entry in enumerate(top, start=1):
-        label = f", label={entry['label']}" if entry["label"] else ""
-        log.line(f"  {rank}. index={entry['index']}, value={entry['value']:.6f}{label}")
-    nonfinite = int((~vector.isfinite()).sum())
-    if nonfinite:
-        log.line(f"warning: {nonfinite} of {len(vector)} outputs are NaN or infinite")
-    log.record(
-        "inference",
-        image=sample.name,
-        image_sha256=sample.sha256(),
-        output_shape=[1, len(vector)],
-        nonfinite=nonfinite,
-        topk=top,
-    )
+    def finish(self) -> None:
+        """The counts. Raises UserError where there was no image to count."""
+        if self.images == 0:
+            raise UserError(f"none of the {self.expected} images could be decoded")
+        if self.images > MOST_PRINTED:
+            self.log.line(f"... and {self.images - MOST_PRINTED} more images, each with its record in the log")
+        if self.skipped:
+            self.log.line(f"Skipped images: {self.skipped} of {self.expected}")
 
+    def _add_image(self, name: str, sha256: str, vector: np.ndarray) -> None:
+        import numpy as np
 
-def write_features(
-    path: Path, embeddings: Tensor, names: Sequence[str], encoder: Encoder, weights_sha256: str | None
-) -> None:
-    """Write embeddings [N, D] with what they are of, under a temporary name first: a cut run leaves no half file."""
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+        largest = vector.argsort(kind="stable")[::-1][: self.topk]
+        label = self.encoder.label
+        top = [
+            {"index": index, "value": float(vector[index]), "label": label(index) if label else None}
+            for index in largest.tolist()
+        ]
+        nonfinite = int((~np.isfinite(vector)).sum())
+        if self.images <= MOST_PRINTED:
+            self._print_image(name, top)
+        if nonfinite:
+            self.log.line(f"warning: {nonfinite} of {len(vector)} outputs of {name} are NaN or infinite")
+        self.log.record(
+            "inference",
+            image=name,
+            image_sha256=sha256,
+            output_shape=[1, len(vector)],
+            nonfinite=nonfinite,
+            topk=top,
+        )
 
-    about = {
-        "images": names,
-        "model": encoder.model,
-        "weights_source": encoder.weights_source,
-        "weights_sha256": weights_sha256,
-        "preprocess": encoder.preprocessing,
-    }
-    partial = path.with_name(path.name + ".part")
-    try:
-        if path.suffix == ".npy":
-            with partial.open("wb") as file:
-                np.save(file, embeddings.numpy())
-            path.with_suffix(".json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        else:
-            save_file({"embedding": embeddings}, partial, {key: _text(value) for key, value in about.items()})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+    def _print_image(self, name: str, top: Sequence[dict[str, Any]]) -> None:
+        self.log.line()
+        self.log.line(f"Top-{len(top)} outputs (index, value){f' of {name}' if self.expected > 1 else ''}:")
+        for place, entry in enumerate(top, start=1):
+            label = f", label={entry['label']}" if entry["label"] else ""
+            self.log.line(f"  {place}. index={entry['index']}, value={entry['value']:.6f}{label}")
 
 
-def require_writable(path: Path) -> None:
-    """Raise UserError before hours of work, and not after, when the file can't be written."""
+def require_output(path: Path | None, resume: bool, rank: Rank) -> None:
+    """Raise UserError before hours of work, and not after, when the file can't be written or is not named."""
+    if path is None:
+        if resume or rank.count > 1:
+            raise UserError(f"{'--resume' if resume else 'torchrun'} needs --output: the file that the features go to")
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -186,11 +188,6 @@ def require_writable(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror}") from error
-
-
-def _text(value: object) -> str:
-    """safetensors metadata holds strings; what is none is written as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 if __name__ == "__main__":

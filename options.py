@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -130,8 +131,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--debug", action="store_true", help="show the traceback of a reported error")
 
 
-def open_log(args: argparse.Namespace, script: str, log_name: str, **start: Any) -> runlog.RunLog:
-    """Set the earlier log aside and open this run's; `start` adds fields to its `run_start` record."""
+def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0, **start: Any) -> runlog.RunLog:
+    """Set the earlier log aside and open this run's; `start` adds fields to its `run_start` record.
+
+    Only the first of several ranks has a log.
+    """
+    if rank > 0:
+        return runlog.NoLog()
     path = args.log_dir / log_name
     try:
         return runlog.RunLog(path, script, args.argv, **start)
@@ -155,10 +161,26 @@ def set_environment(device: str, numerics: str) -> None:
 
 
 @contextmanager
+def collector_paused() -> Iterator[None]:
+    """Around the import of large libraries: Python's garbage collector waits until the end.
+
+    It would search all that they define, again and again, for a fifth of the time that the import takes; it all stays.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def import_errors() -> Iterator[None]:
     """Around a script's deferred imports: a package that is missing or broken is the user's to mend."""
     try:
-        yield
+        with collector_paused():
+            yield
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed: pip install -r requirements.txt") from error
     except RuntimeError as error:
@@ -184,6 +206,13 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def nonnegative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
 
 

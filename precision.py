@@ -222,7 +222,8 @@ def in_force(mode: str, device: torch.device, dtype: torch.dtype) -> Iterator[Nu
         if replaced:
             stack.enter_context(GeluByFormula(device.type))
             found = probe(device, dtype)
-        yield Numerics(mode, device, dtype, found, probe(cpu, torch.float32), replaced)
+        reference = found if (device, dtype) == (cpu, torch.float32) else probe(cpu, torch.float32)
+        yield Numerics(mode, device, dtype, found, reference, replaced)
 
 
 def _switch_reduced_precision_off(device: torch.device) -> None:

@@ -118,6 +118,22 @@ class RunLog:
         self._file.close()
 
 
+class NoLog(RunLog):
+    """The log of a rank that writes none: the first rank writes it for all."""
+
+    def __init__(self) -> None:
+        pass
+
+    def _write(self, text: str, copy: TextIO | None) -> None:
+        pass
+
+    def record(self, event: str, **fields: Any) -> None:
+        pass
+
+    def __exit__(self, *leaving: object) -> None:
+        pass
+
+
 def set_aside(path: Path) -> None:
     """Rename the log at `path` to `*.prev.log`, unless it is incomplete and would replace a complete one."""
     previous = path.with_suffix(".prev.log")
@@ -195,10 +211,11 @@ def _replace_nonfinite(value: Any) -> tuple[Any, int]:
 # ---------------------------------------------------------------------------------------------------- the reader
 @dataclass
 class Run:
-    """The records of one run in a log, and what is wrong with them as evidence (empty when whole)."""
+    """The records of one run, what is wrong with them as evidence (empty when whole), and the log that held them."""
 
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    log: str = ""
 
     @property
     def start(self) -> Record:

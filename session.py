@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ import environment
 import fallback
 import precision
 from encoders import Encoder
-from runlog import RunLog
+from runlog import NoLog, RunLog
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Session:
     numerics: precision.Numerics
     log: RunLog
 
-    def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None) -> None:
-        """Write the `env` and `model` records, once the encoder has given an output."""
+    def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None, **more: Any) -> None:
+        """Write the `env` and `model` records, once the encoder has given an output; `more` is what this run adds."""
         common.record_environment(self.log, encoder.module, output)
-        self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields())
+        self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields(), **more)
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Sessi
     """Choose the device, put the numerics in force for the block and probe them; at its end say what fell back."""
     chosen = common.select_device(device)
     name = common.describe_device(chosen)
-    environment.write_check(log.folder, device=str(chosen), device_name=name)
+    if not isinstance(log, NoLog):
+        environment.write_check(log.folder, device=str(chosen), device_name=name)
     log.line(f"Device: {chosen} ({name}), {dtype}")
     with (
         fallback.noticed(chosen.type) as fallen_back,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 Number = int | float
 
@@ -28,6 +30,9 @@ MANTISSA_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
 
 PERCENTILES = {"p50_latency_ms": 50, "p90_latency_ms": 90, "p95_latency_ms": 95, "p99_latency_ms": 99}
 CONFIDENCE = 0.95
+FEWEST_SAMPLES = 5  # below it not even the median is bounded
+STABLE_SPREAD = 0.1
+MOST_OF_LIMIT = 1.05  # above it a figure is not synchronised, or not computed
 
 
 def worst_metrics(samples: Sequence[Mapping[str, Number | None]]) -> dict[str, Number | None]:
@@ -94,20 +99,100 @@ def smallest_count(percent: int) -> int:
 
 
 def summarize_latency(samples_ms: Sequence[float]) -> dict[str, Number | None]:
-    """The latency keys of a `perf` record from one synchronised time a call, in milliseconds."""
+    """The latency keys of a `perf` record from one synchronised time a call, in milliseconds and in their order."""
     return {
         "n": len(samples_ms),
         "avg_latency_ms": math.fsum(samples_ms) / len(samples_ms),
         "min_latency_ms": min(samples_ms),
         "max_latency_ms": max(samples_ms),
         **{key: percentile(samples_ms, percent) for key, percent in PERCENTILES.items()},
+        "iqr_latency_ms": interquartile_range(samples_ms) if len(samples_ms) >= FEWEST_SAMPLES else None,
+        "stable": is_stable(samples_ms),
     }
 
 
-def throughput_ips(samples_ms: Iterable[float], images_per_sample: int) -> float:
-    """Images a second over all windows of the throughput pass; each sample is the time of one window."""
+def interquartile_range(samples: Sequence[float]) -> float:
+    """The distance between the quartiles, interpolated between the samples."""
+    first, _, third = statistics.quantiles(samples, method="inclusive")
+    return third - first
+
+
+def is_stable(samples: Sequence[float]) -> bool:
+    """Whether the interquartile range is at most 10 % of the median: a drift widens it as scatter does.
+
+    Fewer than five samples can't show it.
+    """
+    if len(samples) < FEWEST_SAMPLES:
+        return False
+    return interquartile_range(samples) <= STABLE_SPREAD * statistics.median(samples)
+
+
+def images_per_second(samples_ms: Iterable[float], images_per_sample: int) -> float:
+    """Over all samples of a pass, each the time of as many images."""
     times = list(samples_ms)
     return images_per_sample * len(times) / (math.fsum(times) / 1000)
+
+
+def scaling(batch_size: int, shares: Sequence[Mapping[str, Any]], alone: Mapping[str, Any]) -> dict[str, Any]:
+    """The throughput of ranks that ran at the same time, and their total as a fraction of so many ranks alone.
+
+    A share and `alone`, the first rank's while the others waited, have `calls` a sample and `samples_ms`.
+    """
+    each = [images_per_second(share["samples_ms"], batch_size * share["calls"]) for share in shares]
+    single = images_per_second(alone["samples_ms"], batch_size * alone["calls"])
+    return {
+        "throughput_ips": each,
+        "total_throughput_ips": math.fsum(each),
+        "alone_throughput_ips": single,
+        "scaling_efficiency": math.fsum(each) / (len(each) * single),
+    }
+
+
+def gemm_tflops(shapes: Sequence[Mapping[str, Any]]) -> float:
+    """1e12 operations a second over an encoder's matrix products, from a `limit` record's `shapes`.
+
+    Each shape runs at the rate of its best window: the limit is what the device can do, not what it did while it was
+    disturbed. The shapes count by their share of the encoder's operations, `gflop`.
+    """
+    total = math.fsum(shape["gflop"] for shape in shapes)
+    return total / math.fsum(shape["gflop"] / _best_tflops(shape) for shape in shapes)
+
+
+def _best_tflops(shape: Mapping[str, Any]) -> float:
+    rows, inner, columns = shape["shape"]
+    return float(2 * rows * inner * columns * shape["calls"] / (min(shape["samples_ms"]) * 1e9))
+
+
+def beside_the_limit(
+    images_a_second: float, gflop_per_image: float, limits_tflops: Sequence[float]
+) -> dict[str, float]:
+    """The keys of a `perf` record that say how near to the limit a throughput is. The larger limit counts."""
+    achieved, limit = images_a_second * gflop_per_image / 1000, max(limits_tflops)
+    return {"achieved_tflops": achieved, "limit_tflops": limit, "percent_of_limit": achieved / limit}
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """An interval that holds the median with 95 % confidence, from two of the samples; of few samples, all of them.
+
+    The count of samples below the median is binomial with p = 1/2; the ranks are those of its normal approximation.
+    """
+    ordered, n = sorted(samples), len(samples)
+    deviations = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    rank = max(1, math.floor((n - deviations * math.sqrt(n)) / 2))
+    return ordered[rank - 1], ordered[n - rank]
+
+
+def compare_times(earlier: Sequence[float], later: Sequence[float], allowed: float) -> str:
+    """SAME where the medians differ by at most the fraction `allowed`; AMBIGUOUS where they differ by more, but their
+    intervals overlap; else FASTER or SLOWER.
+    """
+    ratio = statistics.median(later) / statistics.median(earlier)
+    if 1 / (1 + allowed) <= ratio <= 1 + allowed:
+        return "SAME"
+    (low, high), (later_low, later_high) = median_interval(earlier), median_interval(later)
+    if later_low <= high and low <= later_high:
+        return "AMBIGUOUS"
+    return "SLOWER" if ratio > 1 else "FASTER"
 
 
 def probe_contradictions(probe: Mapping[str, object], operators: Iterable[str], dtype: str) -> list[str]:

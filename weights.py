@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,8 @@ NAMED_KEYS = 3  # how many of the keys that do not fit an error names
 RANDOM_RECIPE = 2  # raise it when random_state changes: the recipe's hash identifies the weights
 GAIN_SPREAD = 0.2
 BIAS_SPREAD = 0.1
+READ_BYTES = 32 * 1024 * 1024  # at once: between two reads a thread waits for Python's lock, some 5 ms
+SEND_BYTES = 8 * READ_BYTES
 TOKEN_STD = 0.5  # class tokens, position embeddings and bias tables, beside patches of variance 1
 
 State = dict[str, Tensor]
@@ -143,9 +148,54 @@ def files_sha256(files: Sequence[Path]) -> str:
     """Of one file its SHA-256; of shards the SHA-256 over their hex digests in the given order."""
     digests = []
     for file in files:
-        with file.open("rb") as opened:
-            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        digest = hashlib.sha256()
+        for piece in _read_through(file):
+            digest.update(piece)
+        digests.append(digest.hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _read_through(file: Path) -> Iterator[memoryview]:
+    """The file's bytes in large pieces, all in one buffer: a piece is gone when the next one is asked for."""
+    buffer = memoryview(bytearray(min(READ_BYTES, file.stat().st_size)))
+    with file.open("rb", buffering=0) as opened:
+        while length := opened.readinto(buffer):
+            yield buffer[:length]
+
+
+def read_ahead(files: Sequence[Path]) -> threading.Thread:
+    """Read weight files into the page cache, in a thread, while the main one imports the library that builds the model.
+
+    Else the first forward reads them by its page faults, a few pages at a time, and waits for each. They are sent to
+    the null device, which copies nothing: what is in the cache already costs next to no time. A failure is left to
+    whoever needs the bytes.
+    """
+
+    def read() -> None:
+        with suppress(OSError), open(os.devnull, "wb") as null:
+            for file in files:
+                with file.open("rb") as opened:
+                    offset = 0
+                    while sent := os.sendfile(null.fileno(), opened.fileno(), offset, SEND_BYTES):
+                        offset += sent
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def sha256_ahead(files: Sequence[Path]) -> Callable[[], str]:
+    """As `read_ahead`, with the SHA-256 made on the way; what is returned waits, and gives what files_sha256 does."""
+    future: Future[str] = Future()
+
+    def read() -> None:
+        try:
+            future.set_result(files_sha256(files))
+        except OSError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=read, daemon=True).start()  # daemon: a run that ends early does not wait for it
+    return future.result
 
 
 # ------------------------------------------------------------------------------------------------ random weights

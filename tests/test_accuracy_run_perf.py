@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ from torch import Tensor
 
 import accuracy_run_perf
 import common
+import timing
 import transformers_encoders
-from accuracy_run_perf import Limits
 from logs import Records, find, read_records
 
 Forward = Callable[[Tensor], Any]
@@ -31,18 +32,6 @@ def run(tiny_vit: Path, tmp_path: Path) -> Callable[..., Records]:
         return read_records(tmp_path / "benchmark.log")
 
     return perf
-
-
-class Twice(torch.nn.Module):
-    """The smallest encoder: its input as both outputs. `events` says when it ran."""
-
-    def __init__(self, events: list[str] | None = None) -> None:
-        super().__init__()
-        self.events = [] if events is None else events
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        self.events.append("forward")
-        return pixels, pixels
 
 
 def break_forward(monkeypatch: pytest.MonkeyPatch, broken: Callable[[Tensor, Forward], Any]) -> None:
@@ -62,41 +51,11 @@ def test_every_batch_size_has_its_raw_samples(run: Callable[..., Records]) -> No
         row = find(records, "perf", batch_size=batch_size)
         latency = find(records, "latencies", **{"batch_size": batch_size, "pass": "latency"})
         throughput = find(records, "latencies", **{"batch_size": batch_size, "pass": "throughput"})
-        assert (row["status"], row["n"], len(latency["samples_ms"])) == ("ok", 6, 6)
-        assert (latency["calls"], throughput["calls"]) == (1, 1)
+        end_to_end = find(records, "latencies", **{"batch_size": batch_size, "pass": "end_to_end"})
+        assert (row["status"], row["n"], len(latency["samples_ms"]), len(end_to_end["samples_ms"])) == ("ok", 6, 6, 6)
+        assert (latency["calls"], throughput["calls"], end_to_end["calls"]) == (1, 1, 1)
         assert row["p50_latency_ms"] in latency["samples_ms"]
         assert row["p95_latency_ms"] is None
-
-
-def test_the_seconds_beat_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(1000))
-    monkeypatch.setattr(accuracy_run_perf.time, "perf_counter", lambda: float(next(clock)))
-    samples, _ = accuracy_run_perf.time_latency(Twice(), [torch.ones(1, 2)], Limits(1, 1000, 10))
-    assert 1 < len(samples) < 10
-    samples, _ = accuracy_run_perf.time_latency(Twice(), [torch.ones(1, 2)], Limits(1, 1000, 0.1))
-    assert len(samples) == 1
-
-
-@pytest.mark.parametrize(
-    ("limits", "latency_ms", "calls"),
-    [
-        (Limits(1, 100, 5), 1.0, 20),
-        (Limits(1, 100, 5), 100.0, 10),
-        (Limits(1, 3, 5), 1.0, 1),
-        (Limits(1, 9, 1), 9e9, 1),
-    ],
-)
-def test_windows_keep_to_the_iterations_and_the_seconds(limits: Limits, latency_ms: float, calls: int) -> None:
-    samples, found, _ = accuracy_run_perf.time_throughput(Twice(), [torch.ones(1, 2)], limits, latency_ms)
-    assert (found, len(samples)) == (calls, accuracy_run_perf.WINDOWS)
-
-
-def test_windows_end_with_the_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the calls turn out slower than their latency was, windows are left out, but not the first."""
-    clock = iter(range(1000))
-    monkeypatch.setattr(accuracy_run_perf.time, "perf_counter", lambda: float(next(clock)))
-    samples, _, _ = accuracy_run_perf.time_throughput(Twice(), [torch.ones(1, 2)], Limits(1, 100, 5), 1.0)
-    assert 1 < len(samples) < accuracy_run_perf.WINDOWS
 
 
 def test_out_of_memory_is_a_row_and_the_sweep_goes_on(
@@ -179,7 +138,7 @@ def test_the_inputs_rotate(run: Callable[..., Records], monkeypatch: pytest.Monk
 
     break_forward(monkeypatch, watch)
     run(batch_sizes=(2, 4))
-    assert [len(seen[size]) for size in (2, 4)] == [accuracy_run_perf.ROTATION] * 2
+    assert [len(seen[size]) for size in (2, 4)] == [timing.ROTATION] * 2
 
 
 def test_the_fingerprint_is_the_accuracy_runs(run: Callable[..., Records], tiny_vit: Path, tmp_path: Path) -> None:
@@ -197,15 +156,134 @@ def test_a_cpu_has_no_baseline_but_itself(run: Callable[..., Records]) -> None:
     assert not [record for record in run("--cpu-baseline") if record["event"] == "speedup"]
 
 
-def test_every_time_is_synchronised_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order of events around each timed call: synchronise, start, forward, synchronise, stop."""
-    events: list[str] = []
-    monkeypatch.setattr(common, "synchronize", lambda device: events.append("synchronize"))
-    monkeypatch.setattr(accuracy_run_perf.time, "perf_counter", lambda: float(events.append("clock") or len(events)))
-    accuracy_run_perf.time_throughput(
-        Twice(events), [torch.ones(1, 2)], Limits(1, 2 * accuracy_run_perf.WINDOWS, 1e3), 1
-    )
-    assert events[:7] == ["clock", "synchronize", "clock", "forward", "forward", "synchronize", "clock"]
-    events.clear()
-    accuracy_run_perf.time_latency(Twice(events), [torch.ones(1, 2)], Limits(1, 1, 1))
-    assert events == ["clock", "synchronize", "clock", "forward", "synchronize", "clock"]
+def test_batch_sizes_are_interleaved(run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the warm-ups each round visits every size, so that a drift of the machine hits all of them."""
+    sizes: list[int] = []
+
+    def watch(pixels: Tensor, forward: Forward) -> Any:
+        if not sizes or sizes[-1] != len(pixels):
+            sizes.append(len(pixels))
+        return forward(pixels)
+
+    break_forward(monkeypatch, watch)
+    run(batch_sizes=(2, 3))
+    assert sizes[-2 * timing.ROUNDS :] == [2, 3] * timing.ROUNDS
+
+
+def test_end_to_end_starts_from_the_files(run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every timed call decodes its images again; the other passes decode nothing."""
+    import images
+
+    decoded = 0
+    load = images.Sample.load
+
+    def count(sample: images.Sample) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return load(sample)
+
+    monkeypatch.setattr(images.Sample, "load", count)
+    records = run(batch_sizes=(2,))
+    ahead = 2 + timing.ROTATION - 1
+    assert decoded == ahead + 2 * len(find(records, "latencies", **{"pass": "end_to_end"})["samples_ms"])
+
+
+def test_an_end_to_end_output_is_verified_too(run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch) -> None:
+    import images
+
+    load = images.Sample.load
+    loads = 0
+
+    def upside_down_later(sample: images.Sample) -> Any:
+        nonlocal loads
+        loads += 1
+        return load(sample).rotate(180 if loads > 1 + timing.ROTATION else 0)
+
+    monkeypatch.setattr(images.Sample, "load", upside_down_later)
+    assert find(run(batch_sizes=(1,)), "perf", batch_size=1)["output_relative_l2"] > 0.01
+
+
+def test_the_figures_stand_beside_the_limit(run: Callable[..., Records]) -> None:
+    records = run()
+    phases = [record["phase"] for record in records if record["event"] == "limit"]
+    assert phases == ["before", "after"]
+    tflops = max(record["gemm_tflops"] for record in records if record["event"] == "limit")
+    gflop = find(records, "model")["gflop_per_image"]
+    for row in (r for r in records if r["event"] == "perf"):
+        assert row["limit_tflops"] == tflops
+        assert row["achieved_tflops"] == pytest.approx(row["throughput_ips"] * gflop / 1000)
+        assert row["percent_of_limit"] == pytest.approx(row["achieved_tflops"] / tflops)
+        assert 0 < row["percent_of_limit"] < 1
+
+
+def test_the_limit_is_measured_anew_before_a_throughput_is_called_impossible(
+    run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that was busy with something else: the limit stands in the third attempt after the sweep."""
+    import limit
+
+    measured = 0
+    measure = limit.measure
+
+    def busy_at_first(*arguments: Any) -> Any:
+        nonlocal measured
+        measured += 1
+        shapes = measure(*arguments)
+        for shape in shapes if measured < 4 else ():
+            shape["samples_ms"] = [sample * 1e6 for sample in shape["samples_ms"]]
+        return shapes
+
+    monkeypatch.setattr(limit, "measure", busy_at_first)
+    assert 0 < find(run(), "perf", batch_size=1)["percent_of_limit"] < 1
+    assert measured == 4  # once before the sweep, three times after it
+
+
+def test_operations_that_cannot_be_counted_leave_the_limit_out(
+    run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(pixels: Tensor, forward: Forward) -> Any:
+        float(pixels.sum())
+        return forward(pixels)
+
+    break_forward(monkeypatch, look)
+    records = run()
+    assert not [record for record in records if record["event"] == "limit"]
+    assert find(records, "perf", batch_size=1)["percent_of_limit"] is None
+    assert "operations can't be counted" in capsys.readouterr().out
+
+
+def test_start_up_is_apart_from_the_figures(run: Callable[..., Records]) -> None:
+    startup = find(run(), "startup")
+    assert all(startup[key] > 0 for key in ("load_ms", "place_ms", "first_call_ms"))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+def test_a_compiled_encoder_is_timed_and_compared_with_the_eager_one(
+    scale: float, run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch size is compiled once; what the compiled encoder computes is held to the eager one's outputs."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        compiled.extend(len(value) for value in inputs if value.ndim == 4 and value.shape[1:] == (3, 32, 32))
+        return lambda *arguments: [output * scale for output in graph.forward(*arguments)]
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compile_with(module, backend=backend, dynamic=False))
+    logging.disable()  # the compiler's own messages to pytest's handler take longer than all the rest
+    try:
+        records = run("--compile", batch_sizes=(1, 2))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert sorted(compiled) == [1, 2]
+    assert find(records, "model")["compiled"] is True
+    assert find(records, "perf", batch_size=2)["output_relative_l2"] == pytest.approx(scale - 1, abs=1e-5)
+
+
+def test_a_compiler_has_room_for_every_batch_size() -> None:
+    """Beyond its limit torch.compile would run eagerly, without a word."""
+    import torch._dynamo
+
+    common.compiled(torch.nn.Identity(), torch.device("cpu"), 30)
+    assert torch._dynamo.config.recompile_limit >= 30
+    assert torch._dynamo.config.fail_on_recompile_limit_hit

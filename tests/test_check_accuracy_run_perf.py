@@ -14,7 +14,9 @@ import pytest
 from conftest import PERF_QUICK, ROOT, Finished, Runner
 
 import check_accuracy_run_perf as checker
+import summaries
 from logs import Edit, Records, change, drop, edited, find, read_records, sign, write_records
+from summaries import OUTPUTS
 
 Check = Callable[..., tuple[int, str]]
 
@@ -120,6 +122,18 @@ PERF_EDITS = [
     (change("perf", "fingerprint", lambda old: old[:3], batch_size=2), "same embedding"),
     (change("latencies", "samples_ms", [0.001] * 5, **{"batch_size": 1, "pass": "latency"}), "summary"),
     (change("latencies", "calls", lambda old: old + 1, **{"batch_size": 1, "pass": "throughput"}), "summary"),
+    (change("latencies", "samples_ms", [0.001] * 5, **{"batch_size": 1, "pass": "end_to_end"}), "summary"),
+    (change("perf", "end_to_end_ips", 1e6, batch_size=2), "summary"),
+    (change("perf", "iqr_latency_ms", 0.0, batch_size=2), "summary"),
+    (change("perf", "stable", None, batch_size=2), "summary"),
+    (change("perf", "achieved_tflops", 1e3, batch_size=2), "summary"),
+    (change("perf", "limit_tflops", 1e3, batch_size=2), "summary"),
+    (change("perf", "percent_of_limit", None, batch_size=2), "summary"),
+    (change("limit", "gemm_tflops", 1e3, phase="after"), "limit"),
+    (change("limit", "dtype", "float16", phase="before"), "limit"),
+    (change("model", "gflop_per_image", 1e-9), "limit"),
+    (change("model", "gflop_by_operator", {"matmul": 1e-9}), "limit"),
+    (change("model", "gflop_by_operator", lambda old: {**old, "matmul": -old["matmul"]}), "limit"),
 ]  # fmt: skip
 
 
@@ -200,7 +214,7 @@ def test_bfloat16_is_held_to_twice_its_expected_error(
         find(records, "model")["dtype"] = "bfloat16"
         find(records, "numerics").update(conv_mantissa_bits=7, matmul_mantissa_bits=7, attention_mantissa_bits=7)
         for record in records:
-            if record["event"] in ("sample", "perf"):
+            if record["event"] in ("sample", "perf", "limit"):
                 record["dtype"] = "bfloat16"
 
     def off_by_two_percent(records: Records) -> None:
@@ -432,7 +446,7 @@ def test_two_groups_are_told_apart(check: Check, evidence: Path, tmp_path: Path)
     for log in logs:
         records = read_records(log)
         find(records, "model")["weights_sha256"] = "1" * 64
-        write_records(tmp_path / log.name, sign([{**record, "run": f"2{record['run'][1:]}"} for record in records]))
+        write_records(tmp_path / log.name, sign([{**record, "run": f"x{record['run'][1:]}"} for record in records]))
         other.append(tmp_path / log.name)
     assert check(*logs, *other)[0] == 0
     assert check(*logs, other[0])[0] == 2
@@ -446,7 +460,7 @@ def as_device(source: Path, target: Path, **env: object) -> Path:
         record = find(records, "env")
         record.update(env, parameters_device=env["device"])
         for other in records:
-            if other["event"] in ("sample", "perf"):
+            if other["event"] in ("sample", "perf", "limit"):
                 other["device"] = env["device"]
 
     return edited(source, target, edit)
@@ -489,14 +503,14 @@ def against_both(evidence: Path, folder: Path, edit: Edit) -> list[Path]:
 def test_every_reference_is_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
     code, output = check(*against_both(evidence, tmp_path, lambda records: None))
     assert code == 0, output
-    for output_name in checker.OUTPUTS:
+    for output_name in OUTPUTS:
         for reference in ("float32", "float64"):
             assert f"{reference} {output_name} relative_l2" in output
     assert max(map(len, output.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("reference", ["float32", "float64"])
-@pytest.mark.parametrize("output_name", checker.OUTPUTS)
+@pytest.mark.parametrize("output_name", OUTPUTS)
 @pytest.mark.parametrize(
     ("make", "code"),
     [
@@ -605,6 +619,172 @@ def test_throughput_and_latency_gates(check: Check, evidence: Path) -> None:
     assert check(*logs, "--min-throughput", best * 0.99, "--max-latency-ms", latency * 1.01)[0] == 0
     assert check(*logs, "--min-throughput", best * 1.01)[0] == 1
     assert check(*logs, "--max-latency-ms", latency * 0.99)[0] == 1
+
+
+# ------------------------------------------------------------------------------------------------------ the limit
+def times_faster(factor: float, *passes: str) -> Edit:
+    """A consistent log of a run in which these passes took a fraction of the time."""
+
+    def edit(records: Records) -> None:
+        for record in records:
+            if record["event"] == "latencies" and record["pass"] in passes:
+                record["samples_ms"] = [sample / factor for sample in record["samples_ms"]]
+        for row in (record for record in records if record["event"] == "perf"):
+            of_row = {r["pass"]: r for r in records if r.get("batch_size") == row["batch_size"] and "pass" in r}
+            row |= summaries.summarize_latency(of_row["latency"]["samples_ms"])
+            for key, name in (("throughput_ips", "throughput"), ("end_to_end_ips", "end_to_end")):
+                images = row["batch_size"] * of_row[name]["calls"]
+                row[key] = summaries.images_per_second(of_row[name]["samples_ms"], images)
+            limits = [record["gemm_tflops"] for record in records if record["event"] == "limit"]
+            gflop = find(records, "model")["gflop_per_image"]
+            row |= summaries.beside_the_limit(row["throughput_ips"], gflop, limits)
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["latency", "throughput", "end_to_end"])
+def test_a_pass_that_is_faster_than_the_device_fails(name: str, check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", times_faster(1000, name))
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 1
+    assert all("percent_of_limit" in row and "not synchronised" in row for row in failing(output)), output
+    honest = edited(evidence / "benchmark.log", tmp_path / "same.log", times_faster(1, name))
+    assert check(evidence / "accuracy.log", honest)[0] == 0
+
+
+def test_convolutions_may_beat_the_count_with_a_warning(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def convolutional(records: Records) -> None:
+        model = find(records, "model")
+        model["gflop_by_operator"] = {"conv": model["gflop_per_image"]}
+        times_faster(1000, "throughput")(records)
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", convolutional)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    assert "of the limit: more than counted operations allow" in output
+
+
+def test_operations_that_cannot_be_counted_are_named(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def uncounted(records: Records) -> None:
+        records[:] = [record for record in records if record["event"] != "limit"]
+        model = find(records, "model")
+        del model["gflop_per_image"], model["gflop_by_operator"]
+        for row in (record for record in records if record["event"] == "perf"):
+            row |= dict.fromkeys(("achieved_tflops", "limit_tflops", "percent_of_limit"))
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", uncounted)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 2  # a perf run counts, or says null
+    log = edited(log, tmp_path / "null.log", change("model", "gflop_per_image", None))
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    assert "warning: no limit beside the figures" in output
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop("limit", phase="after"),
+        change("limit", "phase", "before", phase="after"),
+        change("limit", "shapes", [], phase="after"),
+        change("limit", "shapes", [3], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "calls": 0}], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "samples_ms": [0]}], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "shape": [1, 2]}], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "gflop": -1}], phase="after"),
+        change("model", "gflop_by_operator", None),
+        change("latencies", "calls", 2, **{"batch_size": 1, "pass": "end_to_end"}),
+        drop("latencies", **{"batch_size": 2, "pass": "end_to_end"}),
+    ],
+)
+def test_a_limit_without_its_samples_cannot_be_judged(edit: Edit, check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    assert check(evidence / "accuracy.log", log)[0] == 2
+
+
+def test_more_operations_in_the_shapes_than_in_the_encoder_fail(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def ten_times(records: Records) -> None:
+        for record in records:
+            for shape in record.get("shapes", ()):
+                shape["gflop"] *= 10
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", ten_times)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 1
+    assert any("more operations than the encoder" in row for row in failing(output)), output
+
+
+# --------------------------------------------------------------------------------------------------- a baseline
+def even(milliseconds: float) -> Edit:
+    """A consistent log in which every call took as long."""
+
+    def edit(records: Records) -> None:
+        for record in records:
+            if record["event"] == "latencies":
+                record["samples_ms"] = [milliseconds * record["calls"]] * 9
+        times_faster(1, "latency")(records)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("baseline_ms", "word", "code"), [(100.0, "SAME", 0), (103.0, "SAME", 0), (120.0, "FASTER", 0), (80.0, "SLOWER", 1)]
+)
+def test_a_slower_run_fails(
+    baseline_ms: float, word: str, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    now = edited(evidence / "benchmark.log", tmp_path / "now.log", even(100.0))
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", even(baseline_ms))
+    found, output = check(evidence / "accuracy.log", now, "--baseline", earlier)
+    rows = [row for row in output.splitlines() if "against baseline" in row]
+    assert [row.split()[:3] for row in rows] == [
+        ["batch", size, name] for size in ("1", "2") for name in ("latency", "throughput")
+    ]
+    assert all(f" {word}: " in row for row in rows)
+    assert found == code
+    assert check(evidence / "accuracy.log", now, "--baseline", earlier, "--max-regression", "30%")[0] == 0
+
+
+def test_overlapping_intervals_are_ambiguous_and_pass(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def scattered(records: Records) -> None:
+        even(100.0)(records)
+        for record in records:
+            if record["event"] == "latencies":
+                record["samples_ms"] = [value * record["calls"] for value in (60.0, 65.0, 70.0, 72.0, 110.0)]
+        times_faster(1, "latency")(records)
+
+    now = edited(evidence / "benchmark.log", tmp_path / "now.log", even(100.0))
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", scattered)
+    code, output = check(evidence / "accuracy.log", now, "--baseline", earlier)
+    assert code == 0, output
+    assert output.count("AMBIGUOUS: ") == 4
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("env", "device_name", "another CPU"),
+        change("env", "cpu_threads", 64),
+        change("model", "weights_sha256", "0" * 64),
+        change("model", "dtype", "float16"),
+        change("run_start", "script", "accuracy_run.py"),
+        change("perf", "batch_size", 32, batch_size=2),
+        drop("latencies", **{"batch_size": 2, "pass": "throughput"}),
+    ],
+)
+def test_a_baseline_of_something_else_cannot_be_judged(
+    edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", edit)
+    assert check(evidence / "accuracy.log", evidence / "benchmark.log", "--baseline", earlier)[0] == 2
+
+
+def test_a_baseline_must_be_whole(check: Check, evidence: Path, tmp_path: Path) -> None:
+    cut = edited(evidence / "benchmark.log", tmp_path / "cut.log", drop("latencies"), signed=False)
+    logs = (evidence / "accuracy.log", evidence / "benchmark.log")
+    assert check(*logs, "--baseline", cut)[0] == 2
+    assert check(*logs, "--baseline", tmp_path / "nosuch.log")[0] == 2
+    assert check(*logs, "--baseline", evidence / "accuracy.log")[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_outputs_that_are_not_finite_are_told(infer: Runner, tiny_timm: Path, tm
     save_file(state, tmp_path / "broken" / "model.safetensors")
     finished = infer("--model", tmp_path / "broken", *CPU, "--topk", 1)  # the count is of all outputs
     assert finished.code == 0
-    assert "warning: 2 of 10 outputs are NaN or infinite" in finished.stdout.splitlines()
+    assert "warning: 2 of 10 outputs of grace_hopper.jpg are NaN or infinite" in finished.stdout.splitlines()
     assert read_run().events("inference")[0]["nonfinite"] == 2
 
 
@@ -248,11 +248,13 @@ def test_a_failing_run_closes_its_log_with_the_reason(infer: Runner) -> None:
 def test_an_image_that_fails_late_leaves_the_records_before_it(infer: Runner, tiny_timm: Path, tmp_path: Path) -> None:
     noise(tmp_path / "a.png", seed=0)
     (tmp_path / "b.png").write_text("no image")
-    finished = infer("--model", tiny_timm, *CPU, "--image", "a.png", "b.png", "--output", "features.npy")
+    finished = infer("--model", tiny_timm, *CPU, "--image", "a.png", "b.png")
     assert finished.code == 2
     assert [record["image"] for record in read_run().events("inference")] == ["a.png"]
     assert read_run().records[-1]["status"] == "error"
-    assert not list(tmp_path.glob("features*"))
+    finished = infer("--model", tiny_timm, *CPU, "--image", "a.png", "b.png", "--output", "features.npy")
+    assert finished.code == 2
+    assert not Path("features.npy").exists()
 
 
 def test_the_earlier_log_is_set_aside(infer: Runner) -> None:
@@ -283,6 +285,125 @@ def test_a_torch_that_can_not_be_imported(
     assert all(words in line for words in named), line
     assert re.search(r"^torch +\d", (tmp_path / "logs" / "env_check.log").read_text(), re.MULTILINE)
     assert read_run(tmp_path / "logs" / "inference.log").records[-1]["status"] == "error"
+
+
+# ------------------------------------------------------------------------------------------------ folders, and resuming
+KILL_AT = """
+import os, signal
+if "KILL_AT" in os.environ:
+    import PIL.Image
+    opened, count = PIL.Image.open, iter(range(10**6))
+    def open_or_die(*arguments, **keywords):
+        if next(count) == int(os.environ["KILL_AT"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return opened(*arguments, **keywords)
+    PIL.Image.open = open_or_die
+"""
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes(run_script: Runner, tiny_timm: Path, tmp_path: Path) -> None:
+    """Killed at its 21st image of 30; the second run decodes what is missing and no more."""
+    for number in range(30):
+        noise(tmp_path / "photos" / f"{number:02}.png", seed=number)
+    (tmp_path / "sitecustomize.py").write_text(KILL_AT)
+    arguments = ("--model", tiny_timm, *CPU, "--image", "photos", "--batch-size", 2, "--workers", 0, "--output")
+    file, path = "features.safetensors", {"PYTHONPATH": str(tmp_path)}
+    assert run_script("inference.py", *arguments, "whole.safetensors").code == 0
+
+    killed = run_script("inference.py", *arguments, file, env={**path, "KILL_AT": "20"})
+    assert killed.code == -9
+    assert not (tmp_path / file).exists()
+    assert not list(tmp_path.glob("**/*.new"))
+    assert read_run(tmp_path / "logs" / "inference.log").problems
+
+    resumed = run_script("inference.py", *arguments, file, "--resume", env={**path, "KILL_AT": "15"})
+    assert resumed.code == 0, resumed.stderr
+    assert "Resumed: 5 of 8 parts are there" in resumed.stdout
+    assert (tmp_path / file).read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert len(read_run(tmp_path / "logs" / "inference.log").events("inference")) == 30
+    assert not (tmp_path / f"{file}.parts").exists()
+
+
+def test_resume_where_nothing_is_left_to_compute(
+    infer: Runner, tiny_timm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import features
+
+    noise(Path("photos/a.png"), seed=0)
+    arguments = ("--model", tiny_timm, *CPU, "--image", "photos", "--output", "features.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(features.FeatureParts, "join", lambda parts, about: sys.exit(9))  # cut just before the end
+        assert infer(*arguments).code == 9
+    assert infer(*arguments, "--resume").code == 0
+    assert len(read_run().events("env")) == len(read_run().events("model")) == 1
+    assert len(np.load("features.npy")) == 1
+
+
+def test_resume_refuses_a_folder_that_changed(infer: Runner, tiny_timm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import features
+
+    noise(Path("photos/a.png"), seed=0)
+    arguments = ("--model", tiny_timm, *CPU, "--image", "photos", "--output", "features.npy")
+    with monkeypatch.context() as patch:
+        patch.setattr(features.FeatureParts, "join", lambda parts, about: sys.exit(9))
+        assert infer(*arguments).code == 9
+    noise(Path("photos/b.png"), seed=1)
+    finished = infer(*arguments, "--resume")
+    assert finished.code == 2
+    assert "is of another run (images_sha256, batches differ)" in finished.stderr
+
+
+def test_a_damaged_image_in_a_folder_is_left_out_named_and_counted(infer: Runner, tiny_timm: Path) -> None:
+    for name in ("a", "c"):
+        noise(Path(f"photos/{name}.png"), seed=0)
+    Path("photos/b.png").write_text("no image")
+    arguments = ("--model", tiny_timm, *CPU, "--image", "photos", "--batch-size", 2, "--output", "features.npy")
+    finished = infer(*arguments)
+    assert finished.code == 0
+    assert "warning: b.png is left out: " in finished.stdout
+    assert "Skipped images: 1 of 3" in finished.stdout
+    assert json.loads(Path("features.json").read_text())["images"] == ["a.png", "c.png"]
+    assert [record["image"] for record in read_run().events("skipped")] == ["b.png"]
+
+    strict = infer(*arguments, "--strict-images")
+    assert strict.code == 2
+    assert "b.png can't be decoded" in strict.stderr
+    Path("photos/a.png").unlink()
+    Path("photos/c.png").unlink()
+    for output in ((), ("--output", "none.npy")):
+        finished = infer("--model", tiny_timm, *CPU, "--image", "photos", *output)
+        assert finished.code == 2
+        assert "none of the" in finished.stderr
+
+
+def test_many_images_are_recorded_and_a_few_are_printed(infer: Runner, tiny_timm: Path) -> None:
+    for number in range(inference.MOST_PRINTED + 2):
+        noise(Path(f"photos/{number:02}.png"), seed=number)
+    finished = infer("--model", tiny_timm, *CPU, "--image", "photos", "--batch-size", 5)
+    assert finished.stdout.count("Top-5 outputs") == inference.MOST_PRINTED
+    assert "... and 2 more images" in finished.stdout
+    assert len(read_run().events("inference")) == inference.MOST_PRINTED + 2
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_change_nothing(workers: int, infer: Runner, tiny_timm: Path) -> None:
+    for number in range(7):
+        noise(Path(f"photos/{number}.png"), seed=number)
+    arguments = ("--model", tiny_timm, *CPU, "--image", "photos", "--batch-size", 2)
+    assert infer(*arguments, "--output", "direct.npy", "--workers", 0).code == 0
+    assert infer(*arguments, "--output", "features.npy", "--workers", workers).code == 0
+    assert Path("features.npy").read_bytes() == Path("direct.npy").read_bytes()
+
+
+def test_a_worker_that_dies_is_an_error_with_advice(
+    infer: Runner, tiny_timm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        noise(Path(f"photos/{number}.png"), seed=number)
+    monkeypatch.setattr(images.Sample, "load", lambda sample: os._exit(1))
+    finished = infer("--model", tiny_timm, *CPU, "--image", "photos", "--workers", 1)
+    assert finished.code == 2
+    assert "--workers 0" in finished.stderr.splitlines()[-1]
 
 
 # ---------------------------------------------------------------------------------------------------- ways to be wrong

@@ -1,4 +1,4 @@
-"""The README says what the scripts do: its usage blocks are their --help, its commands exist."""
+"""The READMEs say what the scripts do: their usage blocks are the scripts' --help, their commands exist, both agree."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "README.zh-CN.md")
+README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
 SCRIPTS = ("inference.py", "accuracy_run.py", "accuracy_run_perf.py", "check_accuracy_run_perf.py")
 
 
@@ -46,7 +48,52 @@ def test_install_commands_are_those_that_ci_runs() -> None:
 
 
 def test_every_event_of_the_log_is_described() -> None:
-    rooms = ("common.py", "explanation.py", "precision.py", "reference.py", "runlog.py", "session.py")
-    source = "".join((ROOT / name).read_text() for name in (*SCRIPTS, *rooms))
-    for event in re.findall(r'\.record\(\s*"(\w+)"', source):
+    source = "".join(path.read_text() for path in ROOT.glob("*.py"))
+    events = set(re.findall(r'\.record\(\s*"(\w+)"', source))
+    assert len(events) > 12
+    for event in events:
         assert f"| `{event}` |" in README, event
+
+
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"^```.*?^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def prose(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_both_languages_have_the_same_commands_and_usage() -> None:
+    assert len(code_blocks(README)) > 12
+    assert code_blocks(CHINESE) == code_blocks(README)
+
+
+def test_both_languages_have_the_same_sections_and_tables() -> None:
+    """In the same order: headings by their level, tables by their rows and columns."""
+    shapes = [
+        [line.split(" ")[0] if line.startswith("#") else line.replace(r"\|", "").count("|") for line in lines]
+        for lines in (
+            [line for line in prose(page).splitlines() if line.startswith(("#", "|"))] for page in (README, CHINESE)
+        )
+    ]
+    assert len(shapes[0]) > 60
+    assert shapes[0] == shapes[1]
+
+
+def test_both_languages_name_the_same_code() -> None:
+    """Flags, keys, files and variables: what stands in backquotes."""
+    named = [{" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))} for page in (README, CHINESE)]
+    assert len(named[0]) > 150
+    assert named[0] == named[1]
+
+
+def test_the_workflow_is_yaml_and_runs_the_scripts() -> None:
+    found = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert found
+    steps = yaml.safe_load(found[1])["jobs"]["verify"]["steps"]
+    commands = [step["run"] for step in steps if step.get("run", "").startswith("python ")]
+    assert [command.split()[1] for command in commands] == list(SCRIPTS)
+    for command in commands:
+        script, *arguments = command.split()[1:]
+        flags = {argument for argument in arguments if argument.startswith("--")}
+        assert flags <= set(re.findall(r"--[a-z][a-z-]+", help_text(script))), command

@@ -8,7 +8,7 @@ import random
 import pytest
 
 import summaries
-from summaries import is_within, percentile, smallest_count, summarize_latency, throughput_ips, worst_metrics
+from summaries import images_per_second, is_within, percentile, smallest_count, summarize_latency, worst_metrics
 
 # How many samples make each percentile: 1 - p^n reaches 95 %.
 COUNTS = {50: 5, 90: 29, 95: 59, 99: 299}
@@ -97,7 +97,81 @@ def test_the_latency_keys_of_a_few_samples() -> None:
         "p90_latency_ms": None,
         "p95_latency_ms": None,
         "p99_latency_ms": None,
+        "iqr_latency_ms": 2.0,
+        "stable": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("samples_ms", "stable"),
+    [
+        ([10.0] * 5, True),
+        ([10.0] * 4, False),  # too few to show it
+        ([10.0, 10.4, 10.2, 10.1, 10.3, 50.0], True),  # one outlier is no scatter
+        ([9.0, 11.0] * 10, False),  # scatter
+        ([10.0] * 20 + [11.5] * 20, False),  # drift: the second half is slower
+        ([10.0] * 10 + [10.5] * 10, True),
+    ],
+)
+def test_times_are_stable_where_they_neither_scatter_nor_drift(samples_ms: list[float], stable: bool) -> None:
+    assert summarize_latency(samples_ms)["stable"] is stable
+
+
+def test_fewer_than_five_samples_have_no_interquartile_range() -> None:
+    assert summarize_latency([1.0, 2.0, 3.0, 4.0])["iqr_latency_ms"] is None
+    assert summarize_latency([1.0, 2.0, 3.0, 4.0, 5.0])["iqr_latency_ms"] == 2.0
+
+
+# ------------------------------------------------------------------------------------------- two runs, one slower
+@pytest.mark.parametrize(
+    ("count", "ranks"), [(1, (1, 1)), (2, (1, 2)), (5, (1, 5)), (6, (1, 6)), (20, (5, 16)), (100, (40, 61))]
+)
+def test_the_interval_of_a_median(count: int, ranks: tuple[int, int]) -> None:
+    """With the ranks that the binomial distribution gives; 40 and 61 of 100 are in every table."""
+    values = [float(value) for value in range(1, count + 1)]
+    random.Random(0).shuffle(values)
+    assert summaries.median_interval(values) == ranks
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    chooser = random.Random(1)
+    held = 0
+    for _ in range(2000):
+        low, high = summaries.median_interval([chooser.random() for _ in range(40)])
+        held += low <= 0.5 <= high
+    assert 0.94 <= held / 2000 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("later", "word"),
+    [
+        ([10.0, 10.1, 10.2, 10.3, 10.4, 10.5] * 5, "SAME"),
+        ([10.6] * 30, "SAME"),  # 3.4 %, though the intervals are apart
+        ([12.0] * 30, "SLOWER"),
+        ([8.0] * 30, "FASTER"),
+        ([9.0, 13.0, 14.0, 9.5, 13.0], "AMBIGUOUS"),
+        ([6.0, 7.0, 11.0, 7.5, 7.0], "AMBIGUOUS"),
+    ],
+)
+def test_two_runs_are_compared_by_their_medians(later: list[float], word: str) -> None:
+    earlier = [10.0, 10.1, 10.2, 10.3, 10.4, 10.5] * 5
+    assert summaries.compare_times(earlier, later, 0.05) == word
+    assert summaries.compare_times(earlier, later, 10.0) == "SAME"
+
+
+# ------------------------------------------------------------------------------------------------ beside the limit
+def test_the_limit_is_each_shapes_best_window_by_its_share() -> None:
+    """1 GFLOP at 2 TFLOP/s and 3 GFLOP at 1 TFLOP/s take 3.5 ms: 8/7 TFLOP/s. Slower windows count nothing."""
+    shapes = [
+        {"shape": [1000, 1000, 500], "gflop": 1.0, "calls": 2, "samples_ms": [1.0, 7.0]},
+        {"shape": [1000, 1000, 500], "gflop": 3.0, "calls": 1, "samples_ms": [5.0, 1.0]},
+    ]
+    assert summaries.gemm_tflops(shapes) == pytest.approx(8 / 7)
+
+
+def test_a_throughput_beside_the_larger_limit() -> None:
+    found = summaries.beside_the_limit(200.0, 10.0, [2.0, 4.0])
+    assert found == {"achieved_tflops": 2.0, "limit_tflops": 4.0, "percent_of_limit": 0.5}
 
 
 def test_every_percentile_is_given_from_299_samples_on() -> None:
@@ -120,11 +194,11 @@ def test_the_average_keeps_small_times_beside_a_large_one() -> None:
     ],
 )
 def test_throughput_is_images_over_the_time_of_all_windows(windows_ms: list[float], images: int, ips: float) -> None:
-    assert throughput_ips(windows_ms, images) == ips
+    assert images_per_second(windows_ms, images) == ips
 
 
 def test_throughput_takes_any_iterable() -> None:
-    assert throughput_ips(iter([500.0, 500.0]), 1) == 2.0
+    assert images_per_second(iter([500.0, 500.0]), 1) == 2.0
 
 
 # --------------------------------------------------------------------------------------------- worst of samples

@@ -31,7 +31,8 @@ class Device:
     def wait(self, until: float | None = None) -> None:
         """Make the host wait for ``until``, by default for all queued kernels."""
         activity.synchronisations += 1
-        delay = (self.busy_until if until is None else until) - time.perf_counter()
+        remaining = (self.busy_until if until is None else until) - time.perf_counter()
+        delay = max(remaining, 0) + settings.sync_seconds
         if delay > 0:
             time.sleep(delay)
 

@@ -6,6 +6,7 @@ Its own:
     SIMULATED_NPU_NAME       what get_device_name() answers; must contain SIM (Ascend910B-SIM)
     SIMULATED_NPU_KERNEL_US  device time of each kernel in microseconds (0); kernels queue, and only
                              a synchronisation (synchronize, Event, .cpu(), .item()) waits for them
+    SIMULATED_NPU_SYNC_US    what a synchronisation costs the host beyond the waiting, in microseconds (0)
     SIMULATED_NPU_HF32       1: honour torch.npu.{conv,matmul}.allow_hf32; 0: compute in fp32;
                              always: in HF32 whatever they say, as a device without the switch (1)
     SIMULATED_NPU_GELU       tanh: native GELU computes tanh whatever ``approximate`` asks;
@@ -32,6 +33,7 @@ DEFAULTS = {
     "MEMORY_MB": "1024",
     "NAME": "Ascend910B-SIM",
     "KERNEL_US": "0",
+    "SYNC_US": "0",
     "HF32": "1",
     "GELU": "tanh",
     "FAULT": "",
@@ -48,6 +50,7 @@ class Settings:
     memory_bytes: int
     device_name: str
     kernel_seconds: float
+    sync_seconds: float
     hf32: str  # honoured, never, always
     gelu_ignores_approximate: bool
     fault: str
@@ -89,6 +92,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         memory_bytes=int(float(value["MEMORY_MB"]) * MIB),
         device_name=value["NAME"],
         kernel_seconds=float(value["KERNEL_US"]) * 1e-6,
+        sync_seconds=float(value["SYNC_US"]) * 1e-6,
         hf32=HF32[value["HF32"]],
         gelu_ignores_approximate=value["GELU"] == "tanh" and not compatible,
         fault=value["FAULT"],

@@ -1,0 +1,132 @@
+"""The checks of an accuracy run: samples that agree with themselves and their summary, errors within bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import summaries
+from evidence import (
+    ABSOLUTE_TOLERANCE,
+    Check,
+    UnjudgeableError,
+    at_most,
+    equal,
+    guarded,
+    number,
+    number_or_none,
+    one,
+    passed,
+    setting,
+    text,
+)
+from runlog import Run, percent
+from summaries import OUTPUTS
+
+
+def check_references(run: Run, threshold: float) -> Iterator[Check]:
+    """Both outputs of one accuracy run against every reference that any of its records names."""
+    records = [*run.events("accuracy"), *run.events("sample")]
+    references = sorted({text(record, "reference") for record in records})
+    if not references:
+        raise UnjudgeableError("no accuracy or sample records")
+    if any(record.get("output") not in OUTPUTS for record in records):
+        raise UnjudgeableError("an accuracy or sample record of another output")
+    images = [[r.get("image_sha256") for r in run.events("sample") if r.get("output") == output] for output in OUTPUTS]
+    yield Check("images of the outputs", f"{len(images[0])}", "the same for both", passed(images[0] == images[1]))
+    for reference in references:
+        for output in OUTPUTS:
+            prefix = f"{reference} " if len(references) > 1 else ""
+            checks = guarded(check_accuracy(run, output, reference, threshold))
+            yield from (replace(check, name=prefix + check.name) for check in checks)
+
+
+def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> Iterator[Check]:
+    """One output against one reference: samples that agree with themselves and the summary, errors within bounds."""
+    of_both = {"output": output, "reference": reference}.items()
+    accuracies = [record for record in run.events("accuracy") if of_both <= record.items()]
+    if len(accuracies) != 1:
+        raise UnjudgeableError(f"{len(accuracies)} accuracy records of {output} against {reference}, not 1")
+    accuracy = accuracies[0]
+    samples = [record for record in run.events("sample") if of_both <= record.items()]
+    expected = number(accuracy, "samples")
+    different = len({text(sample, "image_sha256") for sample in samples})
+    complete = different == len(samples) == expected > 0
+    yield Check(f"{output} samples", f"{len(samples)}, {different} different", f"{expected:g}", passed(complete))
+    if not samples:
+        return
+
+    model = one(run, "model")
+    places = {f"{text(sample, 'device')} {text(sample, 'dtype')}" for sample in samples}
+    wanted = setting(run)
+    yield Check(f"{output} computed on", ", ".join(sorted(places)), wanted, passed(places == {wanted}))
+
+    references = ("float64",) if wanted == "cpu float32" else ("float32", "float64")
+    yield Check(f"{output} reference", reference, " or ".join(references), passed(reference in references))
+
+    counts = [number(sample, "nonfinite") for sample in samples]
+    none = counts == [0] * len(counts) and number(accuracy, "nonfinite") == 0
+    yield Check(f"{output} NaN or infinite", f"{max(counts):g}", "0", passed(none))
+    metrics = [{metric: number_or_none(sample, metric) for metric in summaries.METRICS} for sample in samples]
+    contradictions = [fault for sample in metrics for fault in contradictions_in(sample)]
+    yield Check(
+        f"{output} formulas", contradictions[0] if contradictions else "consistent", "consistent",
+        passed(not contradictions),
+    )  # fmt: skip
+
+    worst = summaries.worst_metrics(metrics)
+    wrong = [metric for metric in summaries.METRICS if not equal(number_or_none(accuracy, metric), worst[metric])]
+    yield Check(
+        f"{output} worst of samples", f"{wrong[0]} contradicts" if wrong else "as computed again", "equal",
+        passed(not wrong),
+    )  # fmt: skip
+    if output == "hidden_state":
+        tokens = [number_or_none(sample, "worst_token_relative_l2") for sample in samples]
+        sound = all(token is not None and token >= 0 for token in tokens)
+        yield Check(f"{output} worst token", "finite" if sound else "not finite", "finite", passed(sound))
+    classifier = output == "embedding" and model.get("classifier") is not False
+    allowed = summaries.allowed_error(text(model, "dtype"), threshold, number_or_none(accuracy, "expected_relative_l2"))
+    for metric in summaries.gated_metrics(classifier):
+        value = worst[metric]
+        yield Check(
+            f"{output} {metric}", percent(value), at_most(allowed), passed(value is not None and 0 <= value <= allowed)
+        )
+
+    stated = text(accuracy, "result")
+    within = summaries.is_within(worst, 0 if none else 1, number(accuracy, "threshold"), classifier)
+    result = "PASS" if within else "FAIL"
+    yield Check(f"{output} result in the log", stated, result, passed(stated == result))
+
+
+def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
+    """Where the metrics of one sample are not finite, out of their range, or contradict each other's formulas."""
+    missing = [metric for metric, value in sample.items() if value is None and metric != "sqnr_db"]
+    if missing:
+        yield f"{missing[0]} is not finite"
+        return
+    value = {metric: number for metric, number in sample.items() if number is not None}
+    nmse, cosine = value["nmse"], value["cosine_similarity"]
+    if any(value[metric] < 0 for metric in summaries.ERROR_METRICS):
+        yield "an error is negative"
+    if not -1 <= cosine <= 1:
+        yield "cosine_similarity is outside [-1, 1]"
+    if not 0 <= value["top5_match"] <= 1:
+        yield "top5_match is outside [0, 1]"
+    if value["mean_abs_error"] > value["max_abs_error"]:
+        yield "mean_abs_error is above max_abs_error"
+    if not equal(nmse, value["relative_l2"] ** 2):
+        yield "nmse is not the square of relative_l2"
+    if not equal(sample["sqnr_db"], -10 * math.log10(nmse) if nmse > 0 else None):
+        yield "sqnr_db does not follow from nmse"
+    if not equal(cosine, max(-1.0, 1 - value["one_minus_cosine"])):
+        yield "cosine_similarity does not follow from one_minus_cosine"
+    if value["relative_l2"] < 1 and value["one_minus_cosine"] > largest_angle(value["relative_l2"]):
+        yield "one_minus_cosine is more than relative_l2 allows"
+    if len({value[metric] == 0 for metric in ("max_abs_error", "mean_abs_error", "relative_error", "relative_l2")}) > 1:
+        yield "some errors are zero and others are not"
+
+
+def largest_angle(relative_l2: float) -> float:
+    """The largest one_minus_cosine of a vector within `relative_l2` < 1 of the reference: a tangent to that sphere."""
+    return 1 - math.sqrt(1 - relative_l2**2) + ABSOLUTE_TOLERANCE

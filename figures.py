@@ -1,0 +1,20 @@
+"""How figures are printed, in the logs and on the pages: one way for each kind. Standard library only."""
+
+from __future__ import annotations
+
+from runlog import percent
+
+PERCENTS = ("relative_error", "relative_l2", "nmse", "top1_gap", "threshold", "expected_relative_l2")
+
+
+def format_metric(metric: str, value: float | None) -> str:
+    """An accuracy metric by its key."""
+    if metric in PERCENTS:
+        return percent(value)
+    if value is None:
+        return "no error" if metric == "sqnr_db" else "not finite"
+    if metric == "top5_match":
+        return f"{value:.0%}"
+    if metric == "sqnr_db":
+        return f"{value:.1f}"
+    return f"{value:.6f}" if value >= 1e-4 or value == 0 else f"{value:.3g}"
