@@ -14,8 +14,8 @@ from torch import Tensor
 
 import accuracy_run_perf
 import common
-import encoders
 import timing
+import transformers_encoders
 from logs import Records, find, read_records
 
 Forward = Callable[[Tensor], Any]
@@ -36,9 +36,11 @@ def run(tiny_vit: Path, tmp_path: Path) -> Callable[..., Records]:
 
 def break_forward(monkeypatch: pytest.MonkeyPatch, broken: Callable[[Tensor, Forward], Any]) -> None:
     """Let a function decide what the transformers encoder gives for its pixel_values."""
-    forward = encoders.TransformersModule.forward
+    forward = transformers_encoders.TransformersModule.forward
     monkeypatch.setattr(
-        encoders.TransformersModule, "forward", lambda self, pixels: broken(pixels, lambda x: forward(self, x))
+        transformers_encoders.TransformersModule,
+        "forward",
+        lambda self, pixels: broken(pixels, lambda x: forward(self, x)),
     )
 
 
