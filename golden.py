@@ -38,19 +38,26 @@ def forward_in_float64(module: nn.Module, pixel_values: Tensor) -> Outputs:
     memory for its activations (of the ViT-giant 100 MB). The module is left as it was, in float32. Raises UserError for
     a model that leaves float64.
     """
-    own = _sharing_weights(module)
+    own = sharing_weights(module)
     outputs: list[Outputs] = []
     for pixels in tqdm(pixel_values[:, None], desc="cpu float64", unit="image", disable=None):
-        with torch.inference_mode(False), torch.no_grad(), _float64_by_default(), EveryOperatorInFloat64():
+        with in_float64():
             outputs.append(own(pixels.double()))
     embeddings, hidden_states = zip(*outputs, strict=True)
     return torch.cat(embeddings), torch.cat(hidden_states)
 
 
-def _sharing_weights(module: nn.Module) -> nn.Module:
+def sharing_weights(module: nn.Module) -> nn.Module:
     """A copy of the module around the same weights: what its forward caches must not meet a later one in float32."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, shared)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """What modules compute inside the block is float64, whatever their weights are."""
+    with torch.inference_mode(False), torch.no_grad(), _float64_by_default(), EveryOperatorInFloat64():
+        yield
 
 
 @contextmanager

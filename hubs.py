@@ -20,6 +20,10 @@ ENDPOINTS = {
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
 REFUSALS = {"GatedRepoError", "AuthenticationError", "PermissionDeniedError"}  # by name: no client is imported for it
 ABSENCES = {"RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError", "NotExistError"}
+CONVERSION = (
+    "in Python, safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors') "
+    "beside its config.json, and --model names that folder"
+)
 ANSWER_SECONDS = 10  # Hugging Face's client asks for a listing without a time limit
 
 
@@ -42,12 +46,22 @@ def fetch_snapshot(model: str, hub: str, revision: str | None, with_weights: boo
     if names == [SINGLE_FILE] and not (folder / SINGLE_FILE).is_file():
         folder = _download(model, hub, revision, ["*.safetensors"])
         if not any(folder.glob("*.safetensors")):
-            raise UserError(f"{model} on {hub} has no .safetensors weights; only safetensors are read, never a pickle")
+            raise UserError(f"{model} on {hub} has no .safetensors weights; {_instead_of_a_pickle(hub)}")
         return folder
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise UserError(f"{model} on {hub} lacks {lacking[0]}, a shard that its {INDEX} names")
     return folder
+
+
+def _instead_of_a_pickle(hub: str) -> str:
+    """What to do about a repository of pytorch_model.bin alone."""
+    elsewhere = (
+        "its Community tab may have a conversion, which --revision refs/pr/N names"
+        if hub == "huggingface"
+        else "another --revision, or --hub huggingface, may have them"
+    )
+    return f"a pickle is never read, but can be converted: {elsewhere}; or {CONVERSION}"
 
 
 def weight_names(folder: Path) -> list[str]:

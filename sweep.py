@@ -123,9 +123,9 @@ class Measurement:
 
     @property
     def output_relative_l2(self) -> float | None:
-        """The worst of any image and output; None where one was not finite."""
+        """The worst of any image and output; None where one was not finite, or none was measured."""
         finite = [error for error in self.errors if error is not None]
-        return max(finite) if len(finite) == len(self.errors) else None
+        return max(finite) if finite and len(finite) == len(self.errors) else None
 
     def share(self) -> dict[str, Any]:
         """What the first rank wants to know of this one."""

@@ -702,9 +702,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_logs(folder: Path) -> tuple[Path, Path]:
     """The logs of a tiny model on the CPU."""
+    from conftest import PERF_QUICK, save_timm
+
     import accuracy_run
     import accuracy_run_perf
-    from conftest import PERF_QUICK, save_timm
 
     common = ["--model", str(save_timm(folder / "tiny_timm")), "--device", "cpu", "--log-dir", str(folder)]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import common
 import encoders
 import images
+import timm_encoders
 import weights
 from common import Outputs
 
@@ -42,6 +43,6 @@ def load(name: str) -> Model:
     if name == VIT:
         vit = weights.build_on_meta(lambda: timm.create_model("vit_tiny_patch16_224", img_size=VIT_SIZE))
         weights.assign_state(vit, weights.random_state(vit, 0))
-        module = encoders.TimmModule(vit).eval()
+        module = timm_encoders.TimmModule(vit).eval()
         pixel_values = F.interpolate(pixel_values, VIT_SIZE, mode="area")
     return Model(module, pixel_values, common.forward(module, pixel_values))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import accuracy_run_perf
 import common
-import encoders
 import timing
+import transformers_encoders
 from logs import Records, find, read_records
 
 Forward = Callable[[Tensor], Any]
@@ -36,9 +36,11 @@ def run(tiny_vit: Path, tmp_path: Path) -> Callable[..., Records]:
 
 def break_forward(monkeypatch: pytest.MonkeyPatch, broken: Callable[[Tensor, Forward], Any]) -> None:
     """Let a function decide what the transformers encoder gives for its pixel_values."""
-    forward = encoders.TransformersModule.forward
+    forward = transformers_encoders.TransformersModule.forward
     monkeypatch.setattr(
-        encoders.TransformersModule, "forward", lambda self, pixels: broken(pixels, lambda x: forward(self, x))
+        transformers_encoders.TransformersModule,
+        "forward",
+        lambda self, pixels: broken(pixels, lambda x: forward(self, x)),
     )
 
 
@@ -217,7 +219,7 @@ def test_the_figures_stand_beside_the_limit(run: Callable[..., Records]) -> None
 def test_the_limit_is_measured_anew_before_a_throughput_is_called_impossible(
     run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine that was busy with something else while the limit was measured: it stands in the third attempt."""
+    """As on a machine that was busy with something else: the limit stands in the third attempt after the sweep."""
     import limit
 
     measured = 0

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from conftest import TINY_VIT, save_transformers
+from conftest import ROOT, TINY_TIMM, TINY_VIT, save_timm, save_transformers
+from forks import needs_simulated_npu
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTModel
+from transformers_families import FAMILIES, TEXT, TOWERS, Family
 
+import checkpoints
 import encoders
+import timm_encoders
+import transformers_encoders
 import weights
 from options import UserError
 
@@ -118,7 +127,7 @@ def test_default_preprocessing_is_named(tmp_path: Path) -> None:
     folder = save_transformers(tmp_path / "bare")
     (folder / "preprocessor_config.json").unlink()
     encoder = load(folder)
-    assert encoder.preprocessing["source"] == encoders.DEFAULT_PREPROCESSING
+    assert encoder.preprocessing["source"] == transformers_encoders.DEFAULT_PREPROCESSING
     assert encoder.preprocess(photo()).shape == (3, 32, 32)
 
 
@@ -151,11 +160,191 @@ def test_carried_reference_needs_no_hub() -> None:
     """The architecture and preprocessing of Web-SSL MAE ViT-H come with the code; only its shape is built here."""
     from transformers import AutoConfig, AutoModel
 
-    config = dict(encoders.CARRIED_CONFIGS["facebook/webssl-mae700m-full2b-224"])
+    config = dict(checkpoints.CARRIED_CONFIGS["facebook/webssl-mae700m-full2b-224"])
     model = weights.build_on_meta(
         lambda: AutoModel.from_config(AutoConfig.for_model(**config), add_pooling_layer=False)
     )
     assert sum(parameter.numel() for parameter in model.parameters()) == 630_764_800
+
+
+# ----------------------------------------------------------------------------------------------------- every model
+SAMPLE = (
+    "test_efficientnet",
+    "efficientvim_m1",  # several maps of features
+    "crossvit_tiny_240",  # branches of different widths
+    "vit_tiny_r_s16_p8_224",  # computes while it is built
+    *("vit_mae: ViTMAEForPreTraining", "clip: CLIPModel", "siglip: SiglipModel", "swinv2: Swinv2Model"),
+    "dpt: DPTModel",
+)
+
+
+@needs_simulated_npu
+def test_a_sample_of_the_sweep_works() -> None:
+    """Of tests/sweep_models.py: loaded, equal to the library's own model, right on the simulated NPU."""
+    command = [sys.executable, ROOT / "tests" / "sweep_models.py", "--name", *SAMPLE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(SAMPLE)} of {len(SAMPLE)} were run" in done.stdout
+    assert re.findall(r"^  works +(\d+)", done.stdout, re.MULTILINE) == ["4", "4"], done.stdout
+    assert re.findall(r"^  no encoder +(\d+)", done.stdout, re.MULTILINE) == ["0", "1"], done.stdout
+
+
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each.no_encoder], ids=lambda each: each.name)
+def test_what_is_no_encoder_is_refused_with_a_reason(family: Family, tmp_path: Path) -> None:
+    family.config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is no (vision )?encoder|pixel_values alone|takes videos") as caught:
+        load(tmp_path, "random")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_without_tokens_is_refused() -> None:
+    class Detector(torch.nn.Module):
+        config = TINY_CONFIG = type("Config", (), {"model_type": "detector"})
+
+        def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"boxes": pixel_values}
+
+    with pytest.raises(UserError, match="no encoder: it gives dict"):
+        transformers_encoders.TransformersModule(Detector())(torch.zeros(1, 3, 8, 8))
+
+
+def save_two_towers(folder: Path, **sizes: object) -> torch.nn.Module:
+    """A CLIP checkpoint, and the model that was saved."""
+    model = Family("clip", "CLIPModel", {**TOWERS, **sizes}, lambda model, pixel_values: pixel_values).build()
+    model.save_pretrained(folder, max_shard_size="40KB")
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+def test_two_towers_in_shards_give_the_image_embedding(tmp_path: Path) -> None:
+    """From every shard the vision tower and its projection alone; what is left out is counted."""
+    own: Any = save_two_towers(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    encoder = load(tmp_path)
+    assert encoder.architecture == "CLIPModel.vision_model"
+    kept = {name.split(".")[1] for name, _ in encoder.module.named_parameters()}
+    assert kept == {"vision_model", "visual_projection"}
+    left_out = [name for name in own.state_dict() if name.split(".")[0] not in kept]
+    assert encoder.loading.left_out == sorted(left_out)
+    pixel_values = encoder.preprocess(photo()).unsqueeze(0)
+    with torch.inference_mode():
+        projected = own.visual_projection(own.vision_model(pixel_values).pooler_output)
+        torch.testing.assert_close(encoder.module(pixel_values)[0], projected)
+
+
+def test_the_text_tower_is_never_in_memory(tmp_path: Path) -> None:
+    """Loading raises the peak of resident memory by less than half of what the word embeddings take, 128 MB."""
+    save_two_towers(tmp_path, text_config={**TEXT, "vocab_size": 1_000_000})
+    load(tmp_path, "random")  # what is imported does not count
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    load(tmp_path)
+    assert resident("VmHWM") - before < 64_000
+
+
+def resident(line: str) -> int:
+    """VmRSS or VmHWM, in kB."""
+    status = dict(each.split(":", 1) for each in Path("/proc/self/status").read_text().splitlines())
+    return int(status[line].split()[0])
+
+
+def test_a_missing_weight_of_the_tower_is_named(tmp_path: Path) -> None:
+    save_two_towers(tmp_path)
+    shard = next(each for each in tmp_path.glob("*.safetensors") if "visual_projection.weight" in load_file(each))
+    save_file({k: v for k, v in load_file(shard).items() if k != "visual_projection.weight"}, shard, {"format": "pt"})
+    with pytest.raises(UserError, match=r"1 missing: visual_projection\.weight"):
+        load(tmp_path)
+
+
+def test_a_masked_autoencoder_sees_every_patch_in_its_place(tmp_path: Path) -> None:
+    """Its tokens do not change from call to call, and are those of the patches in reading order."""
+    family = next(each for each in FAMILIES if each.saved_as == "ViTMAEModel")
+    family.build().save_pretrained(tmp_path)
+    encoder = load(tmp_path)
+    pixel_values = encoder.preprocess(photo()).unsqueeze(0)
+    with torch.inference_mode():
+        first, again = (encoder.module(pixel_values)[1] for _ in range(2))
+        model: Any = encoder.module.model
+        patches = model.embeddings.patch_embeddings(pixel_values) + model.embeddings.position_embeddings[:, 1:]
+        embedded = model.embeddings(pixel_values, noise=torch.arange(16).unsqueeze(0))[0]
+    assert torch.equal(first, again)
+    assert first.shape[1] == 1 + 16
+    assert torch.equal(embedded[:, 1:], patches)
+
+
+def test_preprocessing_of_a_processor_config(tmp_path: Path) -> None:
+    """transformers 5 saves a CLIP's image processor inside processor_config.json."""
+    folder = save_transformers(tmp_path / "model")
+    own = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": own}))
+    encoder = load(folder)
+    assert encoder.preprocessing["source"] == "processor_config.json"
+    assert list(encoder.preprocessing["image_mean"]) == [0.5, 0.5, 0.5]
+
+
+def test_one_channel_is_no_image(tmp_path: Path) -> None:
+    config = {
+        "architecture": "test_vit",
+        "num_classes": 10,
+        "model_args": {"in_chans": 1},
+        "pretrained_cfg": {"input_size": [1, 160, 160], "num_classes": 10},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="1 channels, not RGB"):
+        load(tmp_path, "random")
+
+
+def test_branches_are_tokens_one_after_another() -> None:
+    class Branches(torch.nn.Module):
+        def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.ones(1, 3, 4), torch.ones(1, 2, 6)]
+
+        def forward_head(self, x: list[torch.Tensor]) -> torch.Tensor:
+            return x[1][:, 0]
+
+    embedding, hidden_state = timm_encoders.TimmModule(Branches())(torch.zeros(1))
+    assert embedding.shape == (1, 6)
+    assert hidden_state.sum(dim=-1).tolist() == [[4, 4, 4, 6, 6]]
+
+
+@pytest.mark.parametrize("part", ["features", "head"])
+def test_other_outputs_than_tensors_are_refused(part: str) -> None:
+    class Dictionary(torch.nn.Module):
+        def forward_features(self, x: torch.Tensor) -> object:
+            return {"x": x} if part == "features" else x
+
+        def forward_head(self, x: object) -> object:
+            return torch.ones(1, 2) if part == "features" else [x]
+
+    with pytest.raises(UserError, match="dict, no tensors" if part == "features" else "list, not one output"):
+        timm_encoders.TimmModule(Dictionary())(torch.zeros(1, 2, 3))
+
+
+def test_an_encoder_without_a_head_gives_the_mean_of_its_tokens() -> None:
+    class Headless(torch.nn.Module):
+        def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+            raise NotImplementedError
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.repeat(1, 5, 1)
+
+    embedding, hidden_state = timm_encoders.TimmModule(Headless())(torch.arange(4.0).view(1, 1, 4))
+    assert hidden_state.shape == (1, 5, 4)
+    assert embedding.tolist() == [[0, 1, 2, 3]]
+
+
+def test_timm_without_classes_gives_pooled_features(tmp_path: Path) -> None:
+    encoder = load(save_timm(tmp_path / "model", {**TINY_TIMM, "num_classes": 0}))
+    assert encoder.module(encoder.preprocess(photo()).unsqueeze(0))[0].shape == (1, 64)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".pth"])
+def test_a_folder_of_pickles_says_how_to_convert_them(ending: str, tmp_path: Path, tiny_vit: Path) -> None:
+    shutil.copy(tiny_vit / "config.json", tmp_path)
+    (tmp_path / f"pytorch_model{ending}").write_bytes(b"never read")
+    with pytest.raises(UserError, match=rf"pytorch_model{ending}, a pickle, .*weights_only=True"):
+        load(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ random weights
@@ -178,6 +367,21 @@ def test_random_weights_exercise_every_operator(model: str, operator: str, monke
     damaged = embed_with_one_zeroed(encoder, pixel_values, operator, zeroed=calls // 2)
     assert calls > 0
     assert (damaged[0] - whole[0]).norm() > 0.01 * whole[0].norm()
+
+
+@pytest.mark.parametrize("operator", ["conv2d", "batch_norm", "hardswish"])
+@pytest.mark.parametrize("call", [0, 0.5])
+def test_random_weights_keep_the_signal_of_a_deep_convolutional_network(
+    call: float, operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its first convolution on, and within what float16 holds."""
+    encoder = load("timm/mobilenetv3_small_050", "random")
+    pixel_values = encoder.preprocess(photo()).unsqueeze(0)
+    whole, calls = embed_with_one_zeroed(encoder, pixel_values, operator, zeroed=None)
+    damaged, _ = embed_with_one_zeroed(encoder, pixel_values, operator, zeroed=int(call * calls))
+    assert calls > 10
+    assert (damaged - whole).norm() > 0.01 * whole.norm()
+    assert 0.01 < whole.std() < 100
 
 
 def embed_with_one_zeroed(

@@ -8,13 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import fuzz_checker
 import pytest
 from conftest import PERF_QUICK, ROOT
+from fuzz_checker import Pair
 
 import check_accuracy_run_perf as checker
-import fuzz_checker
 import runlog
-from fuzz_checker import Pair
 from logs import MARKER
 
 SEEDS = 5

@@ -16,8 +16,9 @@ from conftest import ROOT, TINY_VIT
 from torch import Tensor, nn
 
 import common
-import encoders
 import golden
+import timm_encoders
+import transformers_encoders
 import weights
 from options import UserError
 
@@ -34,7 +35,7 @@ TIMM = (
 def timm_module(architecture: str) -> nn.Module:
     model = timm.create_model(architecture)
     model.load_state_dict(weights.random_state(model, 0))
-    return encoders.TimmModule(model)
+    return timm_encoders.TimmModule(model)
 
 
 def transformers_module(model_type: str) -> nn.Module:
@@ -42,7 +43,7 @@ def transformers_module(model_type: str) -> nn.Module:
 
     torch.manual_seed(0)
     sizes = {key: value for key, value in TINY_VIT.items() if isinstance(value, int)}
-    return encoders.TransformersModule(AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)))
+    return transformers_encoders.TransformersModule(AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)))
 
 
 def pixels(count: int, size: int) -> Tensor:

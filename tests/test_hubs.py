@@ -326,6 +326,8 @@ def test_a_pickle_is_never_fetched_in_place_of_safetensors(client: Client, publi
     refusal = client.fetch(model).refusal
     assert model in refusal
     assert "safetensors" in refusal
+    assert "weights_only=True" in refusal
+    assert "--revision" in refusal
     assert sorted(client.hub.downloads) == sorted(JSON)
 
 

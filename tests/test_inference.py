@@ -385,7 +385,7 @@ def test_many_images_are_recorded_and_a_few_are_printed(infer: Runner, tiny_timm
     assert len(read_run().events("inference")) == inference.MOST_PRINTED + 2
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers: int, infer: Runner, tiny_timm: Path) -> None:
     for number in range(7):
         noise(Path(f"photos/{number}.png"), seed=number)

@@ -22,7 +22,7 @@ pytestmark = needs_simulated_npu
 VIT = ("--model", "timm/test_vit", "--weights", "random")  # three blocks, exact GELU, seeded weights
 ON_NPU = ("--device", "npu")
 ACCURACY = ("accuracy_run.py", *ON_NPU, "--samples", "2")
-PERF = ("accuracy_run_perf.py", *ON_NPU, "--iterations", "5", "--warmup", "1", "--max-seconds", "0.5")
+PERF = ("accuracy_run_perf.py", *ON_NPU, "--iterations", "5", "--warmup", "1", "--max-seconds", "0.2")
 CHECK = ("check_accuracy_run_perf.py", "--allow-random-weights", "--require-device", "npu")
 SIZES = ("--batch-sizes", "1", "2")
 MEMORY_MB = 13  # holds the ViT and a batch of 8, but none of 16
@@ -272,12 +272,12 @@ def test_the_three_passes_hold_the_time_of_their_kernels(forks: Forks, tmp_path:
 
 
 def test_queued_calls_take_less_than_the_sum_of_their_latencies(forks: Forks, tmp_path: Path) -> None:
-    arguments = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 20, "--max-seconds", 20, "--warmup", 1)
-    slow = {"SIMULATED_NPU_KERNEL_US": 100, "SIMULATED_NPU_SYNC_US": 50_000}
+    arguments = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 20, "--max-seconds", 5, "--warmup", 1)
+    slow = {"SIMULATED_NPU_KERNEL_US": 100, "SIMULATED_NPU_SYNC_US": 20_000}
     assert forks.run(PERF[0], *ON_NPU, *VIT, *arguments, cwd=tmp_path, **slow).code == 0
     row = find(read_records(tmp_path / "logs" / "benchmark.log"), "perf", batch_size=1)
     window = find(read_records(tmp_path / "logs" / "benchmark.log"), "latencies", **{"pass": "throughput"})
-    assert window["calls"] == 4
+    assert window["calls"] > 1
     assert min(window["samples_ms"]) < window["calls"] * row["avg_latency_ms"]
     assert row["throughput_ips"] > 1000 / row["avg_latency_ms"]
 
@@ -291,7 +291,7 @@ def test_a_timer_that_does_not_finish_measures_less_than_its_kernels(forks: Fork
 def test_a_lost_synchronisation_is_more_than_the_device_can(forks: Forks, tmp_path: Path) -> None:
     """The rule of 105 %: the run is flagged, and the checker fails it."""
     script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
-    records = time_slow_kernels(forks, tmp_path, script, kernel_ms=10.0)
+    records = time_slow_kernels(forks, tmp_path, script, kernel_ms=6.0)
     assert find(records, "perf", batch_size=1)["percent_of_limit"] > 1.05
     assert "more than the device can" in (tmp_path / "logs" / "benchmark.log").read_text()
     check = forks.run(*CHECK, "logs/benchmark.log", cwd=tmp_path)

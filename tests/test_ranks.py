@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Finished
+from conftest import ROOT, Finished, Runner
 from forks import SIMULATED_NPU, needs_simulated_npu
 from PIL import Image
 
@@ -40,11 +40,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def features(path: Path) -> np.ndarray:
-    loaded: np.ndarray = np.load(path)
-    return loaded
-
-
 # ------------------------------------------------------------------------------------------------------- one rank
 @pytest.mark.parametrize(("length", "count"), [(0, 3), (1, 3), (101, 1), (101, 2), (101, 3), (8, 8), (7, 8)])
 def test_shares_hold_each_index_once(length: int, count: int) -> None:
@@ -69,20 +64,16 @@ def test_each_rank_has_its_own_device() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- under torchrun
-def test_ranks_give_the_features_of_one_process(photos: Path, tmp_path: Path) -> None:
-    run = ("inference.py", *VIT, "--device", "cpu", "--image", photos, "--batch-size", 8, "--output")
-    script = (ROOT / run[0], *run[1:])
-    for ranks in (1, 3):
-        done = torchrun(ranks, tmp_path, *script, f"{ranks}.npy")
-        assert done.code == 0, done.stderr
-    alone, shared = features(tmp_path / "1.npy"), features(tmp_path / "3.npy")
+def test_ranks_give_the_features_of_one_process(photos: Path, run_script: Runner, tmp_path: Path) -> None:
+    arguments = (*VIT, "--device", "cpu", "--image", photos, "--batch-size", 8, "--output")
+    assert run_script("inference.py", *arguments, "1.npy").code == 0
+    done = torchrun(3, tmp_path, ROOT / "inference.py", *arguments, "3.npy")
+    assert done.code == 0, done.stderr
+    alone, shared = np.load(tmp_path / "1.npy"), np.load(tmp_path / "3.npy")
     assert len(alone) == IMAGES
     assert np.abs(shared - alone).max() <= 1e-5 * np.abs(alone).max()
-    names = [
-        record["image"]
-        for record in read_records(tmp_path / "logs" / "inference.log")
-        if record["event"] == "inference"
-    ]
+    records = read_records(tmp_path / "logs" / "inference.log")
+    names = [record["image"] for record in records if record["event"] == "inference"]
     assert names == [f"{number:03}.png" for number in range(IMAGES)]
     assert done.stdout.count("Parameters: ") == 1
 
@@ -93,9 +84,9 @@ def test_two_simulated_npus_share_the_work(photos: Path, tmp_path: Path) -> None
     arguments = ("--device", "npu", "--image", photos, "--batch-size", 16, "--output", "npu.npy")
     done = torchrun(2, tmp_path, ROOT / "inference.py", *VIT, *arguments, **env)
     assert done.code == 0, done.stderr
-    assert features(tmp_path / "npu.npy").shape == (IMAGES, 1000)
+    assert np.load(tmp_path / "npu.npy").shape == (IMAGES, 1000)
 
-    quick = ("--batch-sizes", 1, 2, "--iterations", 5, "--warmup", 1, "--max-seconds", 0.5, "--no-cpu-baseline")
+    quick = ("--batch-sizes", 1, 2, "--iterations", 5, "--warmup", 1, "--max-seconds", 0.1, "--no-cpu-baseline")
     done = torchrun(2, tmp_path, ROOT / "accuracy_run_perf.py", *VIT, "--device", "npu", *quick, **env)
     assert done.code == 0, done.stderr
     records = read_records(tmp_path / "logs" / "benchmark.log")

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 import accuracy_run
 import accuracy_run_perf
 import check_accuracy_run_perf as checker
-import encoders
 import reference
+import timm_encoders
 from logs import Records, find, read_records
 from options import UserError
 
@@ -62,7 +62,7 @@ def counted_forwards() -> Iterator[list[tuple[str, str]]]:
     calls = []
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
-        if isinstance(module, encoders.TimmModule):
+        if isinstance(module, timm_encoders.TimmModule):
             calls.append((str(inputs[0].device), str(inputs[0].dtype)))
 
     handle = torch.nn.modules.module.register_module_forward_hook(note)
