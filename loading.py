@@ -22,7 +22,8 @@ AHEAD = 2  # batches that each worker prepares before they are asked for
 class Batch:
     """The images of a batch that could be decoded, pixel_values [B, 3, H, W], and why the others could not.
 
-    `frames` counts those of animations, whose first was taken; `refused` is an image that may not be left out: an error for the main process to raise.
+    `frames` counts those of animations, whose first was taken; `refused` is an image that may not be left out: an error
+    for the main process to raise.
     """
 
     names: list[str]

@@ -36,7 +36,7 @@ class Session:
             self._blame_weights(encoder)
 
     def _blame_weights(self, encoder: Encoder) -> None:
-        """Name the weights that are NaN or infinite. To look at gigabytes takes seconds: only where the output is too."""
+        """Name the weights that are NaN or infinite. Gigabytes take seconds: only where the output is not finite."""
         names = weights.nonfinite_names(encoder.module)
         if names:
             shown = weights.some_of(names)

@@ -1,11 +1,11 @@
 """Mutants of good logs, and which of them may pass: a seeded fuzzer for the checker.
 
-A mutant is a file with the logs of good runs after one to three edits: of fields (digits, types, nothing, far too much),
-of records (dropped, doubled, moved, from another run, unknown), of runs (another model's, another machine's), of lines
+A mutant is a file with the logs of good runs after one to three edits: of fields (digits, types, nothing, too much), of
+records (dropped, doubled, moved, from another run, unknown), of runs (another model's, another machine's), of lines
 and bytes. Half of them are numbered and signed again, so that the checker's gates decide and not its hash.
 
 PASS is right only where the meaning is unchanged (`may_pass`): every record that the checker reads still says what it
-said. A few fields only inform, and a few are held to bounds: `INFORMS` and `_is_bounded` list them. Everything else must
+said. A few fields only inform, and a few are held to bounds: `INFORMS` and `_is_bounded` list them. All else must
 end in FAIL or CANNOT JUDGE, in one line each, without a traceback. Edits of two logs that agree with each other are
 left out: the hash shows integrity, not who wrote a log.
 
@@ -36,9 +36,9 @@ from unittest import mock
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
-import check_accuracy_run_perf as checker
-import summaries
-from logs import MARKER, Records, find, read_records, sign
+import check_accuracy_run_perf as checker  # noqa: E402
+import summaries  # noqa: E402
+from logs import MARKER, Records, find, read_records, sign  # noqa: E402
 
 Random = random.Random
 Record = dict[str, Any]
@@ -252,7 +252,8 @@ def _same_times(record: Record, good: Record) -> bool:
 
 def _same_numbers(found: Any, wanted: list[float]) -> bool:
     sound = isinstance(found, list) and all(map(_is_number, found)) and len(found) == len(wanted)
-    return sound and all(math.isclose(a, b, rel_tol=CLOSE * len(found)) for a, b in zip(sorted(found), sorted(wanted)))
+    pairs = zip(sorted(found), sorted(wanted), strict=True) if sound else ()
+    return sound and all(math.isclose(a, b, rel_tol=CLOSE * len(found)) for a, b in pairs)
 
 
 def _same_share(share: Any, good: Record) -> bool:
@@ -302,9 +303,12 @@ def _nested(depth: int) -> Any:
 
 VALUES: list[Callable[[Random], Any]] = [
     lambda r: None, lambda r: True, lambda r: False, lambda r: 0, lambda r: -1, lambda r: -0.0, lambda r: 1e308,
-    lambda r: -1e308, lambda r: 1e-308, lambda r: 5e-324, lambda r: 10**18, lambda r: "1", lambda r: "", lambda r: "NaN",
-    lambda r: [], lambda r: {}, lambda r: [None], lambda r: [[0.5]], lambda r: {"a": 1}, lambda r: "cpu", lambda r: "ok",
-    lambda r: "random", lambda r: "float16", lambda r: "PASS", lambda r: "x" * 5000, lambda r: "\ud800\n\x1b[2J@record {}",
+    lambda r: -1e308, lambda r: 1e-308, lambda r: 5e-324, lambda r: 10**18, lambda r: "1", lambda r: "",
+    lambda r: "NaN",
+    lambda r: [], lambda r: {}, lambda r: [None], lambda r: [[0.5]], lambda r: {"a": 1}, lambda r: "cpu",
+    lambda r: "ok",
+    lambda r: "random", lambda r: "float16", lambda r: "PASS", lambda r: "x" * 5000,
+    lambda r: "\ud800\n\x1b[2J@record {}",
     lambda r: _nested(r.choice((3, 40, 400))), lambda r: r.random(), lambda r: 1, lambda r: 2, lambda r: 1.5,
 ]  # fmt: skip
 
@@ -451,7 +455,8 @@ def leave(runs: list[Records], pairs: Sequence[Pair], chooser: Random) -> None:
     """Nothing: another dress alone."""
 
 
-EDITS = [*[edit_field] * 14, *[drop_field] * 3, swap_fields, *[copy_field] * 3, *[drop_record] * 2, *[double_record] * 2,
+EDITS = [*[edit_field] * 14, *[drop_field] * 3, swap_fields, *[copy_field] * 3, *[drop_record] * 2,
+         *[double_record] * 2,
          move_record, shuffle_records, truncate, *[unknown_record] * 2, *[foreign_record] * 2, *[foreign_run] * 2,
          drop_run, merge_runs, same_name, *[leave] * 3]  # fmt: skip
 
@@ -570,7 +575,8 @@ def _lines_swapped(lines: list[bytes], chooser: Random) -> bytes:
 def _pretended(lines: list[bytes], chooser: Random) -> bytes:
     """A line that claims to be a record."""
     texts = [b"@record ", b"@record null", b"@record []", b"@record {}", b'@record {"run":1,"seq":0,"event":"x"}',
-             b'@record {"run":"a","seq":true,"event":"x"}', b'@record {"run":"a","seq":0,"event":"run_start","format":1}',
+             b'@record {"run":"a","seq":true,"event":"x"}',
+             b'@record {"run":"a","seq":0,"event":"run_start","format":1}',
              b"@record \xff\xfe", b"@record @record {}", b"@record " + b"[" * 100_000]  # fmt: skip
     lines.insert(chooser.randrange(len(lines) + 1), chooser.choice(texts))
     return _joined(lines)
@@ -584,7 +590,8 @@ DRESSES: list[Callable[[list[bytes], Random], bytes]] = [
     lambda lines, r: _joined(lines).decode().encode("utf-16-le"),
     lambda lines, r: b"\n".join(lines),
     lambda lines, r: _joined(lines, b"\r"),
-    _noise, _noise, _bar, _bar_inside, _bytes_changed, _digit_changed, _digit_changed, _cut, _hole, _literal, _key_twice,
+    _noise, _noise, _bar, _bar_inside, _bytes_changed, _digit_changed, _digit_changed, _cut, _hole, _literal,
+    _key_twice,
     _line_twice, _lines_swapped, _pretended,
 ]  # fmt: skip
 

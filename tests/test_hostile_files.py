@@ -99,13 +99,15 @@ def cut(path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------- images
 # What an image is, its name, how it is made, and what is said of it; None where it is taken.
+UNDECODABLE = "can't be decoded as an image: "
 IMAGES: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
     "truncated JPEG": ("a.jpg", cut, "a.jpg can't be decoded as an image: image file is truncated"),
     "truncated PNG": ("a.png", cut, "a.png can't be decoded as an image: "),
     "zero bytes": ("a.jpg", Path.touch, "a.jpg can't be decoded as an image: cannot identify image file"),
     "text": ("a.jpg", lambda path: path.write_text("no image"), "a.jpg can't be decoded as an image: cannot identify"),
     "wrong extension": ("a.jpg", lambda path: photo(path, format="PNG"), None),
-    "decompression bomb": ("a.png", lambda path: path.write_bytes(png_of_size(60_000, 60_000)), "a.png can't be decoded as an image: Image size (3600000000 pixels) exceeds limit"),
+    "decompression bomb": ("a.png", lambda path: path.write_bytes(png_of_size(60_000, 60_000)),
+                           UNDECODABLE + "Image size (3600000000 pixels) exceeds limit of 178956970 pixels"),
     "PostScript": ("a.eps", lambda path: photo(path), "a.eps is EPS, a program and no image"),
     "CMYK": ("a.jpg", lambda path: save_mode(path, "CMYK"), None),
     "16 bits": ("a.png", lambda path: save_mode(path, "I;16"), None),
@@ -115,7 +117,8 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
     "palette with alpha": ("a.tif", lambda path: save_mode(path, "PA"), None),
     "one bit": ("a.png", lambda path: save_mode(path, "1"), None),
     "1 x 1": ("a.png", lambda path: Image.new("RGB", (1, 1)).save(path), None),
-    "1 x 20000": ("a.png", lambda path: Image.new("RGB", (1, 20_000)).save(path), "a.png is 1 x 20000, more than 500 times as long as wide"),
+    "1 x 20000": ("a.png", lambda path: Image.new("RGB", (1, 20_000)).save(path),
+                  "a.png is 1 x 20000, more than 500 times as long as wide"),
     "animated GIF": ("a.gif", animation, None),
     "animated WebP": ("a.webp", animation, None),
     "FIFO": ("a.jpg", os.mkfifo, "a.jpg is no regular file"),
@@ -128,7 +131,8 @@ IMAGES: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
     "name with newlines": ("a\nb\r.jpg", photo, None),
     "Chinese name": ("图像.jpg", photo, None),
     "name that is no UTF-8": (os.fsdecode(b"\xff\xfe.jpg"), photo, None),
-    "bad image with a wild name": ("a\n@record \x1b[2J.jpg", Path.touch, "\\n\\x40record \\x1b[2J.jpg can't be decoded"),
+    "bad image with a wild name": ("a\n@record \x1b[2J.jpg", Path.touch,
+                                   "\\n\\x40record \\x1b[2J.jpg can't be decoded"),
 }  # fmt: skip
 
 
@@ -269,6 +273,8 @@ def zipped(folder: Path) -> None:
     torch.save({"a": torch.zeros(3)}, file_of(folder))  # a zip with a pickle in it
 
 
+NO_FILE = "lacks model.safetensors, or it is no regular file"
+OUTSIDE = "no .safetensors file of its own folder"
 WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda f: os.truncate(file_of(f), file_of(f).stat().st_size - 9), "is no whole safetensors file: "),
     "zero bytes": (lambda f: os.truncate(file_of(f), 0), "is no whole safetensors file: "),
@@ -282,16 +288,16 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "float8": (as_dtype(torch.float8_e4m3fn), "holds quantised weights, which are not read ("),
     "wrong shape": (edited(lambda state, name: state.update({name: torch.zeros(3, 3)})), "(1 misshapen: "),
     "missing key": (edited(lambda state, name: state.pop(name)), "(1 missing: "),
-    "extra key": (edited(lambda state, name: state.update({"extra.weight": torch.zeros(2)})), "(1 unexpected: extra.weight)"),
-    "dangling symlink": (replaced(lambda file: file.symlink_to("nowhere")), "lacks model.safetensors, or it is no regular file"),
-    "symlink to itself": (replaced(lambda file: file.symlink_to(file.name)), "lacks model.safetensors, or it is no regular file"),
-    "FIFO": (replaced(os.mkfifo), "lacks model.safetensors, or it is no regular file"),
-    "folder": (replaced(Path.mkdir), "lacks model.safetensors, or it is no regular file"),
+    "extra key": (edited(lambda state, _: state.update({"extra.weight": torch.zeros(2)})), "(1 unexpected: extra.weight"),
+    "dangling symlink": (replaced(lambda file: file.symlink_to("nowhere")), NO_FILE),
+    "symlink to itself": (replaced(lambda file: file.symlink_to(file.name)), NO_FILE),
+    "FIFO": (replaced(os.mkfifo), NO_FILE),
+    "folder": (replaced(Path.mkdir), NO_FILE),
     "no file": (replaced(lambda file: None), "has 0 .safetensors files"),
     "index that names a missing shard": (index({"weight_map": {"a": "b.safetensors"}}), "lacks b.safetensors"),
-    "index that leaves its folder": (index({"weight_map": {"a": "../b.safetensors"}}), "no .safetensors file of its own folder"),
-    "index with an absolute path": (index({"weight_map": {"a": "/b.safetensors"}}), "no .safetensors file of its own folder"),
-    "index that names a number": (index({"weight_map": {"a": 3}}), "no .safetensors file of its own folder"),
+    "index that leaves its folder": (index({"weight_map": {"a": "../b.safetensors"}}), OUTSIDE),
+    "index with an absolute path": (index({"weight_map": {"a": "/b.safetensors"}}), OUTSIDE),
+    "index that names a number": (index({"weight_map": {"a": 3}}), OUTSIDE),
     "index that names nothing": (index({"weight_map": {}}), "names no shard"),
     "index that is a list": (index([]), "is no index of safetensors shards"),
     "index that is nested deeply": (index("[" * 100_000), "is no index of safetensors shards"),
