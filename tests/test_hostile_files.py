@@ -288,7 +288,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "float8": (as_dtype(torch.float8_e4m3fn), "holds quantised weights, which are not read ("),
     "wrong shape": (edited(lambda state, name: state.update({name: torch.zeros(3, 3)})), "(1 misshapen: "),
     "missing key": (edited(lambda state, name: state.pop(name)), "(1 missing: "),
-    "extra key": (edited(lambda state, _: state.update({"extra.weight": torch.zeros(2)})), "(1 unexpected: extra.weight"),
+    "extra key": (edited(lambda state, _: state.update({"extra.weight": torch.zeros(2)})), "unexpected: extra.weight"),
     "dangling symlink": (replaced(lambda file: file.symlink_to("nowhere")), NO_FILE),
     "symlink to itself": (replaced(lambda file: file.symlink_to(file.name)), NO_FILE),
     "FIFO": (replaced(os.mkfifo), NO_FILE),
