@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
 import sys
@@ -21,6 +22,10 @@ EXIT_OK = 0
 EXIT_FAIL = 1
 EXIT_ERROR = 2  # a wrong input, environment or device failure; for the checker: cannot judge
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+STORAGE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP),
+)
 LONGEST_REASON = 300  # characters that a library may say in one of our lines
 
 
@@ -237,14 +242,14 @@ def percent(text: str) -> float:
 def _described(error: UserError | OSError) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return first_line(error)
+    return str(error)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main and leave with its exit code.
 
-    A UserError becomes one line on stderr and exit 2, and so does what the operating system refuses: a full disk, a
-    file that may not be read.
+    A UserError becomes one line on stderr and exit 2, and so does what storage refuses: a full disk, a file that may
+    not be read.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name the terminal's encoding lacks must not end the run
@@ -253,6 +258,8 @@ def run(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in STORAGE:
+            raise
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         print(f"error: {runlog.printable(_described(error))}", file=sys.stderr)
