@@ -243,4 +243,5 @@ def run(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
+    gc.freeze()  # all that is left goes with the process: to search it for garbage first takes a second
     sys.exit(code)
