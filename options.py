@@ -271,5 +271,4 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
     except OSError:  # said already; at its own end Python would say it again, and leave with another code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    gc.freeze()  # all that is left goes with the process: to search it for garbage first takes a second
     sys.exit(code)

@@ -28,9 +28,11 @@ import runlog
 # Where a run is cut: at its first record, while it loads, computes, and writes a file, and at its very last record.
 CUTS = ("run_start", "env", "sample", "reference", "run_end")
 CUT = """
-import os, sys
+import os, signal, sys
 sys.path.insert(0, os.environ["ROOT"])
 import accuracy_run, options, reference, runlog
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children too
 
 where, how = os.environ["CUT_AT"], int(os.environ["SIGNAL"])
 record, save_file = runlog.RunLog.record, reference.save_file
