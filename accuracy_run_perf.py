@@ -29,8 +29,6 @@ EXAMPLES = """examples:
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
   torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        eight devices at once
 """
-LATENCY_KEYS = ("avg_latency_ms", "min_latency_ms", "max_latency_ms", *summaries.PERCENTILES)
-LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
 LIMIT_ATTEMPTS = 3
 WIDTH = 10  # of the table's columns
 
@@ -210,9 +208,7 @@ def report_rows(
     for measurement in measurements:
         row = measurement.fields()
         if row["status"] == "ok":
-            row |= dict.fromkeys(LIMIT_KEYS)
-            if work and limits:
-                row |= summaries.beside_the_limit(row["throughput_ips"], work.gflop, limits)
+            row |= summaries.beside_the_limit(row["throughput_ips"], work.gflop if work else 0.0, limits)
             for each in measurement.passes:
                 record_pass(log, measurement.batch_size, each)
         log.record("perf", **row)
@@ -236,7 +232,7 @@ def report_row(log: RunLog, row: dict[str, Any]) -> None:
         return
     log.line(f"first_call_ms: {row['first_call_ms']:.3f}")
     log.line(f"samples: {row['n']}")
-    for key in (*LATENCY_KEYS, "iqr_latency_ms"):
+    for key in summaries.LATENCY_KEYS:
         log.line(f"{key}: {format_ms(key, row)}")
     log.line(f"stable: {'yes' if row['stable'] else 'no'}")
     for key in ("throughput_ips", "end_to_end_ips"):

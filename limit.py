@@ -157,7 +157,10 @@ def _time_windows(multiply: Callable[[], Tensor], device: torch.device, max_seco
 
 
 def _time_calls(multiply: Callable[[], Tensor], device: torch.device, calls: int) -> float:
-    """The time of calls in ms, from an idle device to an element of the result on the host."""
+    """The time of calls in ms, from an idle device to an element of the result on the host.
+
+    Not the timer of the passes: a synchronisation that is lost there must stand out against this limit.
+    """
     with torch.inference_mode():
         common.synchronize(device)
         start = time.perf_counter()

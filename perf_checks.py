@@ -29,7 +29,6 @@ from runlog import Record, Run, percent
 OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
 PASSES = ("latency", "throughput", "end_to_end")
 PHASES = ("before", "after")
-LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
 OPERATORS = {"matmul", "conv", "attention", "other"}  # whose operations a run counts
 MOST = 2**53  # beyond it a float64 counts no more
 CONVOLUTIONAL = 0.5  # the share of the operations above which convolution algorithms may beat the count
@@ -84,15 +83,13 @@ def compute_figures(run: Run, batch_size: int, limits: list[float]) -> dict[str,
     if (one_call, single) != (1, 1):
         raise UnjudgeableError(f"batch {batch_size}: a sample of latency or end_to_end is not of one call")
     throughput_ips = summaries.images_per_second(window_ms, batch_size * calls)
-    figures: dict[str, Any] = {
+    gflop = number(one(run, "model"), "gflop_per_image") if limits else 0.0
+    return {
         **summaries.summarize_latency(latency_ms),
         "throughput_ips": throughput_ips,
         "end_to_end_ips": summaries.images_per_second(end_to_end_ms, batch_size),
-        **dict.fromkeys(LIMIT_KEYS),
+        **summaries.beside_the_limit(throughput_ips, gflop, limits),
     }
-    if limits:
-        figures |= summaries.beside_the_limit(throughput_ips, number(one(run, "model"), "gflop_per_image"), limits)
-    return figures
 
 
 def check_summary(row: Record, figures: Mapping[str, Any]) -> Check:
@@ -169,14 +166,13 @@ def check_limits(run: Run, limits: list[float]) -> Check:
     """The limit is that of its raw samples, in the run's dtype; the count of operations agrees with itself."""
     model = one(run, "model")
     gflop, by_operator = number(model, "gflop_per_image"), operations(model)
-    shaped = max(math.fsum(number(shape, "gflop") for shape in shapes_of(record)) for record in run.events("limit"))
     parts = [sorted(number(shape, "gflop") for shape in shapes_of(record)) for record in run.events("limit")]
     faults = []
     if parts[0] != parts[-1]:
         faults.append("other shapes before than after")
     if not equal(gflop, math.fsum(by_operator.values())) or min(by_operator.values()) < 0 or gflop <= 0:
         faults.append("gflop_per_image contradicts its parts")
-    if shaped > gflop * (1 + RELATIVE_TOLERANCE):
+    if max(map(math.fsum, parts)) > gflop * (1 + RELATIVE_TOLERANCE):
         faults.append("the shapes have more operations than the encoder")
     for record, tflops in zip(run.events("limit"), limits, strict=True):
         if not equal(number(record, "gemm_tflops"), tflops):
@@ -223,10 +219,15 @@ def check_timed_output(run: Run, row: Record) -> Iterator[Check]:
     name = f"batch {number(row, 'batch_size'):g}"
     found, wanted = f"{text(row, 'device')} {text(row, 'dtype')}", setting(run)
     yield Check(f"{name} computed on", found, wanted, passed(found == wanted))
-    error, nonfinite = number_or_none(row, "output_relative_l2"), number(row, "nonfinite")
     bound = output_tolerance(run)
-    verdict = passed(nonfinite == 0 and error is not None and 0 <= error <= bound)
-    yield Check(f"{name} output_relative_l2", percent(error), at_most(bound), verdict)
+    error = percent(number_or_none(row, "output_relative_l2"))
+    yield Check(f"{name} output_relative_l2", error, at_most(bound), passed(is_right(row, bound)))
+
+
+def is_right(timed: Mapping[str, Any], bound: float) -> bool:
+    """Whether the outputs of a row or a rank were finite and those of the images alone."""
+    error, nonfinite = number_or_none(timed, "output_relative_l2"), number(timed, "nonfinite")
+    return nonfinite == 0 and error is not None and 0 <= error <= bound
 
 
 def output_tolerance(run: Run) -> float:
@@ -314,10 +315,8 @@ def check_shares(run: Run, record: Record, shares: Sequence[Record], name: str) 
     if any(share.get("status") != "ok" for share in shares):
         faults.append("a rank that failed")
     bound = output_tolerance(run)
-    for share in shares:
-        error = number_or_none(share, "output_relative_l2")
-        if error is None or not 0 <= error <= bound or number(share, "nonfinite") != 0:
-            faults.append("an output that is not the encoder's")
+    if not all(is_right(share, bound) for share in shares):
+        faults.append("an output that is not the encoder's")
     value = faults[0] if faults else f"{found['total_throughput_ips']:.2f} images/s, {found['scaling_efficiency']:.1%}"
     return Check(f"{name} total", value, "as computed again", passed(not faults))
 

@@ -25,11 +25,9 @@ RATE_KEYS = (
     "throughput_ips",
     "end_to_end_ips",
     "peak_memory_mb",
-    "achieved_tflops",
-    "limit_tflops",
-    "percent_of_limit",
+    *summaries.LIMIT_KEYS,
 )
-LATENCY_KEYS = ("n", "avg_latency_ms", "min_latency_ms", "max_latency_ms", *summaries.PERCENTILES, "iqr_latency_ms")
+LATENCY_KEYS = ("n", *summaries.LATENCY_KEYS)
 FORMS = {"_ms": ".3f", "_ips": ".2f", "_mb": ".0f", "_tflops": ".3f", "_limit": ".1%"}  # by the end of a perf key
 
 CAUSES = {

@@ -29,6 +29,8 @@ METRICS = ERROR_METRICS + SIMILARITY_METRICS
 MANTISSA_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
 
 PERCENTILES = {"p50_latency_ms": 50, "p90_latency_ms": 90, "p95_latency_ms": 95, "p99_latency_ms": 99}
+LATENCY_KEYS = ("avg_latency_ms", "min_latency_ms", "max_latency_ms", *PERCENTILES, "iqr_latency_ms")
+LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
 CONFIDENCE = 0.95
 FEWEST_SAMPLES = 5  # below it not even the median is bounded
 STABLE_SPREAD = 0.1
@@ -165,10 +167,12 @@ def _best_tflops(shape: Mapping[str, Any]) -> float:
 
 def beside_the_limit(
     images_a_second: float, gflop_per_image: float, limits_tflops: Sequence[float]
-) -> dict[str, float]:
-    """The keys of a `perf` record that say how near to the limit a throughput is. The larger limit counts."""
+) -> dict[str, float | None]:
+    """LIMIT_KEYS of a `perf` record: how near to the larger limit a throughput is; None without a limit."""
+    if not limits_tflops:
+        return dict.fromkeys(LIMIT_KEYS)
     achieved, limit = images_a_second * gflop_per_image / 1000, max(limits_tflops)
-    return {"achieved_tflops": achieved, "limit_tflops": limit, "percent_of_limit": achieved / limit}
+    return dict(zip(LIMIT_KEYS, (achieved, limit, achieved / limit), strict=True))
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ class Subject:
     samples: Sequence[Sample]
     pixel_values: Tensor
     expected: Sequence[Outputs]
+
+    @cached_property
+    def first_sha256(self) -> str:
+        """Of the first image, by which every batch size is recognised."""
+        return self.samples[0].sha256()
 
     def forward(self, batch_size: int, turn: int) -> Outputs:
         return common.forward(self.module, self.pixel_values[turn : turn + batch_size])
@@ -144,7 +150,6 @@ class Measurement:
         if self.status != "ok" or self.warmup is None or self.embedding is None:
             return {"batch_size": self.batch_size, "status": self.status, "reason": self.reason}
         latency, throughput, end_to_end = self.passes
-        first = self.subject.samples[0]
         return {
             "batch_size": self.batch_size,
             "status": self.status,
@@ -159,8 +164,8 @@ class Measurement:
             "peak_memory_mb": self.peak_memory_mb,
             "output_relative_l2": self.output_relative_l2,
             "nonfinite": self.nonfinite,
-            "image": first.name,
-            "image_sha256": first.sha256(),
+            "image": self.subject.samples[0].name,
+            "image_sha256": self.subject.first_sha256,
             "fingerprint": numerics.fingerprint(self.embedding[0]),
         }
 
