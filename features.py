@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from options import UserError, first_line
+from options import UserError
+from whole_files import aside
 
 PART_IMAGES = 1024  # at most, but at least one batch
 PARTS_A_RANK = 8  # at least, where there are as many batches: ranks then end at about the same time
@@ -92,7 +92,7 @@ class FeatureParts:
 
     def write(self, batches: range, part: Part) -> None:
         about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped, "frames": part.frames}
-        with aside(self._file(batches)) as new:
+        with aside(self._file(batches), SafetensorError) as new:
             save_file({"embedding": part.embeddings}, new, {key: json.dumps(value) for key, value in about.items()})
 
     def read(self, batches: range) -> Part:
@@ -131,25 +131,6 @@ class FeatureParts:
 
     def _file(self, batches: range) -> Path:
         return self.folder / f"{batches.start:08}-{batches.stop:08}.safetensors"
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A name to write to; at the end of the block the file gets its own: nobody ever finds half of it.
-
-    Raises UserError where the disk is full or the folder can't be written.
-    """
-    new = path.with_name(path.name + ".new")
-    try:
-        yield new
-        new.replace(path)
-    except BaseException as error:  # an interrupt leaves no half file either
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, SafetensorError)):
-            raise
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{path} can't be written: {reason}") from error
 
 
 def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import environment
-import features
 import runlog
 from common import Outputs, dtype_name
 from encoders import Encoder
@@ -27,6 +26,7 @@ from images import Sample
 from options import UserError, first_line
 from runlog import RunLog
 from summaries import OUTPUTS
+from whole_files import aside
 
 KIND = "accuracy_run.py reference"
 FORMAT = 1
@@ -111,7 +111,7 @@ def save(path: Path, reference: Reference, encoder: Encoder, weights_sha256: str
         "git": runlog.git_commit(),
     }
     metadata = {"kind": KIND, "format": str(FORMAT), "about": json.dumps(about)}
-    with features.aside(path) as new:
+    with aside(path, SafetensorError) as new:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
 

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from options import UserError
+from options import UserError, first_line
+
+
+@contextmanager
+def aside(path: Path, *errors: type[Exception]) -> Iterator[Path]:
+    """A name to write to; at the end of the block the file gets its own: nobody ever finds half of it.
+
+    Raises UserError where the disk is full or the folder can't be written; `errors` are what a library says so with.
+    """
+    new = path.with_name(path.name + ".new")
+    try:
+        yield new
+        new.replace(path)
+    except BaseException as error:  # an interrupt leaves no half file either
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, *errors)):
+            raise
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path} can't be written: {reason}") from error
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files, by name, into a folder, which is made where it is missing.
 
-    They are written aside, and renamed once all are there. Raises UserError when one of them can't be written.
+    They get their names once all are there. Raises UserError when one of them can't be written.
     """
-    partial = {folder / name: folder / f"{name}.part" for name in contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(partial.values(), contents.values(), strict=True):
-            path.write_bytes(content)
-        for target, path in partial.items():
-            path.replace(target)
     except OSError as error:
-        remove(partial.values())
-        named = error.filename or folder
-        raise UserError(f"{str(named).removesuffix('.part')} can't be written: {error.strerror}") from error
+        raise UserError(f"{folder} can't be written: {error.strerror}") from error
+    with ExitStack() as stack:
+        for name, content in contents.items():
+            stack.enter_context(aside(folder / name)).write_bytes(content)
 
 
 def write_one(path: Path, content: bytes) -> None:
     write_all(path.parent, {path.name: content})
-
-
-def remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from features import FeatureParts, Part, aside
+from features import FeatureParts, Part
 from options import UserError
+from whole_files import aside
 
 ABOUT = {"model": "some model", "preprocess": {"mean": [0.5]}}
 

@@ -150,6 +150,7 @@ def test_float32_on_the_cpu_saves_itself_and_its_golden(
     assert {name: tensor.dtype for name, tensor in found.items()} == {n: t.dtype for n, t in expected.items()}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.new"))
 
 
 def test_the_checker_ties_a_saved_reference_to_a_perf_run(saved: Path, tiny_timm: Path, tmp_path: Path) -> None:

@@ -528,6 +528,7 @@ def test_what_can_not_be_written_is_an_error(flag: str, report: Report, evidence
     with pytest.raises(UserError, match="can't be written"):
         report(evidence, flag, str(tmp_path / "file" / "x"))
     assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.new"))
 
 
 def test_only_the_report_needs_matplotlib(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
