@@ -23,7 +23,8 @@ from evidence import (
     setting,
     text,
 )
-from runlog import Record, Run, percent
+from figures import percent
+from runlog import Record, Run
 from summaries import OUTPUTS
 
 RANKS = {"embedding": 2, "hidden_state": 3}  # the number of an output's dimensions, the batch's among them

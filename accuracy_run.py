@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import options
 import summaries
-from figures import format_metric
+from figures import format_metric, percent
 from ranks import Rank
-from runlog import RunLog, percent
+from runlog import RunLog
 from summaries import OUTPUTS
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with options.import_errors():
             import torch
 
-            import encoders
             import images
+            import loading
             import reference
             import session
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 decoded = images.decode_exactly(found, args.samples, args.seed, args.strict_images)
                 decoded.report(log)
             samples = decoded.samples
-            load = partial(encoders.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
+            load = partial(loading.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
             encoder = load(hashed=True)
             weights_sha256 = encoder.weights_sha256()  # waited for: beside the forwards it costs memory
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
@@ -218,7 +218,7 @@ def compare_sample(
 ) -> list[dict[str, Any]]:
     """Record the metrics of both outputs of one image, [1, D] and [1, T, C] each; `about` says of which image."""
     import common
-    import numerics
+    import metrics
 
     records = []
     for output, r, y in zip(OUTPUTS, reference, candidate, strict=True):
@@ -229,12 +229,12 @@ def compare_sample(
             "device": str(y.device),
             "dtype": common.dtype_name(y.dtype),
             "shape": list(y.shape),
-            **numerics.compare(r, on_host),
+            **metrics.compare(r, on_host),
         }
         if output == "embedding":
-            record["fingerprint"] = numerics.fingerprint(on_host[0])
+            record["fingerprint"] = metrics.fingerprint(on_host[0])
         else:
-            record["worst_token"], record["worst_token_relative_l2"] = numerics.worst_token(r[0], on_host[0])
+            record["worst_token"], record["worst_token_relative_l2"] = metrics.worst_token(r[0], on_host[0])
         log.record("sample", **record)
         records.append(record)
     return records
@@ -245,14 +245,14 @@ def expect_errors(module: nn.Module, pixel_values: Tensor, plain: Outputs, dtype
 
     `plain` are the outputs of pixel_values [N, 3, H, W] without that rounding.
     """
-    import causes
     import common
-    import numerics
+    import emulation
+    import metrics
 
     few = pixel_values[:EXPECTED_IMAGES, None]  # one at a time: each takes memory for its activations
-    outputs = join([causes.emulate(partial(common.forward, module, pixels), dtype) for pixels in few])
+    outputs = join([emulation.emulate(partial(common.forward, module, pixels), dtype) for pixels in few])
     pairs = zip(OUTPUTS, plain, outputs, strict=True)
-    return {name: numerics.worst_relative_l2(r[: len(few)], y) for name, r, y in pairs}
+    return {name: metrics.worst_relative_l2(r[: len(few)], y) for name, r, y in pairs}
 
 
 @dataclass(frozen=True)
@@ -311,14 +311,14 @@ def find_worst(errors: Sequence[float | None]) -> int:
 
 def report_noise_floor(log: RunLog, outputs: Mapping[str, Outputs]) -> dict[str, float | None]:
     """Print and record how far the CPU's own float32 is from float64, by output; nothing where only one is known."""
-    import numerics
+    import metrics
 
     if not {"float32", "float64"} <= set(outputs):
         return {}
     log.line()
     floors = {}
     for output, golden, float32 in zip(OUTPUTS, outputs["float64"], outputs["float32"], strict=True):
-        floors[output] = numerics.worst_relative_l2(golden, float32)
+        floors[output] = metrics.worst_relative_l2(golden, float32)
         log.line(f"noise floor of {output}: {percent(floors[output])} (the CPU's float32 against float64, relative_l2)")
         log.record("noise_floor", output=output, relative_l2=floors[output])
     return floors
@@ -341,10 +341,10 @@ def explain_worst(
 ) -> None:
     """Explain the error of the image with the largest one; `reference` is the encoder on the CPU in float32."""
     import explanation
-    import numerics
+    import metrics
 
     pairs = zip(known.outputs[precision][0], candidates, strict=True)
-    errors = [numerics.compare(r, embedding[0].cpu())["relative_l2"] for r, (embedding, _) in pairs]
+    errors = [metrics.compare(r, embedding[0].cpu())["relative_l2"] for r, (embedding, _) in pairs]
     worst = find_worst(errors)
     outputs = (candidates[worst][0].cpu(), candidates[worst][1].cpu())
     pixel_values = known.pixel_values[worst : worst + 1]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import options
 import summaries
+from figures import percent
 from ranks import Rank
-from runlog import RunLog, percent
+from runlog import RunLog
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import torch
 
             import common
-            import encoders
             import images
+            import loading
             import session
             import sweep
             import timing
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             decoded.report(log)
             stopwatch = Stopwatch()
             with stopwatch.measure("load_ms"):
-                encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+                encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images])
             work = count_work(log, encoder.module, encoder.input_size)

@@ -16,10 +16,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 import common
+from diagnosis import STANDS_OUT, rounding_of, size_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments and keyword arguments of a block
-
-STANDS_OUT = 10.0  # times the median of all blocks
 
 
 @dataclass(frozen=True)
@@ -196,14 +195,6 @@ def _relative_l2(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float |
 
 
 # -------------------------------------------------------------------------------------------------------- the blame
-def noise(dtype: torch.dtype) -> float:
-    """The relative error below which a block is only rounding: 1e-5 in float32, 2e-3 in float16, 1.6e-2 in bfloat16.
-
-    A block of a ViT measures up to 4e-7, 4e-4 and 4e-3.
-    """
-    return 1e-5 + (0.0 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps)
-
-
 def mark_blamed(layers: Sequence[Layer], dtype: torch.dtype) -> list[Layer]:
     """Blame the first block whose own error is 10 times the median of all and more than rounding.
 
@@ -212,39 +203,7 @@ def mark_blamed(layers: Sequence[Layer], dtype: torch.dtype) -> list[Layer]:
     """
     if not layers:
         return []
-    threshold = max(STANDS_OUT * statistics.median_low([size(layer.isolated) for layer in layers]), noise(dtype))
-    first = next((layer for layer in layers if size(layer.isolated) > threshold), None)
+    middle = statistics.median_low([size_of(layer.isolated) for layer in layers])
+    threshold = max(STANDS_OUT * middle, rounding_of(common.dtype_name(dtype)))
+    first = next((layer for layer in layers if size_of(layer.isolated) > threshold), None)
     return [replace(layer, blamed=layer is first) for layer in layers]
-
-
-def size(error: float | None) -> float:
-    return math.inf if error is None else error
-
-
-def conclude(layers: Sequence[Layer], dtype: torch.dtype) -> str:
-    """One line in words, for the profile of a device that computes in `dtype`."""
-    if not layers:
-        return "no block of the main chain ran"
-    middle = statistics.median_low([size(layer.isolated) for layer in layers])
-    largest = max(layers, key=lambda layer: size(layer.isolated))
-    blamed = next((layer for layer in layers if layer.blamed), None)
-    if blamed:
-        return (
-            f"block {blamed.block} ({blamed.name}): alone it errs by {_format(blamed.isolated)}, others by {middle:.1e}"
-        )
-    entering = size(layers[0].propagated)
-    if entering > max(noise(dtype), STANDS_OUT * size(largest.isolated)):
-        found = _format(layers[0].propagated)
-        return f"the error enters before block 0 ({layers[0].name}): its output is off by {found}, alone it is right"
-    worst = max(layers, key=lambda layer: size(layer.propagated))
-    if size(worst.propagated) <= noise(dtype):
-        found = _format(worst.propagated)
-        return f"all {len(layers)} blocks are right within rounding ({found}): a larger error arises after them"
-    return (
-        f"no block stands out: alone they err by {middle:.1e} in the median and {_format(largest.isolated)} at most "
-        f"(block {largest.block})"
-    )
-
-
-def _format(error: float | None) -> str:
-    return "NaN or infinity" if error is None else f"{error:.1e}"

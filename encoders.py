@@ -1,20 +1,17 @@
-"""Encoders: a timm or transformers vision model with its weights and its own preprocessing, from an id or a folder."""
+"""An encoder: a timm or transformers vision model with its weights and its own preprocessing, as all scripts use it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
-import checkpoints
 import weights
 from common import dtype_name
-from options import UserError, collector_paused, import_errors
 
 
 @dataclass
@@ -62,49 +59,6 @@ class Encoder:
             "input_size": self.input_size,
             "preprocess": self.preprocessing,
         }
-
-
-@collector_paused()
-def load_encoder(
-    model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int, hashed: bool = False
-) -> Encoder:
-    """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had.
-
-    `hashed`: the caller will ask for `weights_sha256`, so it is made in a thread while the library is imported.
-    """
-    local = Path(model).is_dir()
-    if (hub or revision) and (local or model == "demo"):
-        raise UserError(f"--hub and --revision are for ids on a hub, not for {model}")
-    with import_errors():
-        if model == "demo":
-            import timm_encoders
-
-            encoder = timm_encoders.load_demo(weights_path, seed)
-        else:
-            library = checkpoints.find_library(model)
-            checkpoint = checkpoints.find_checkpoint(model, library, weights_path, hub, revision)
-            encoder = _load(model, library, checkpoint, seed, hashed)
-    if local:
-        encoder.model = Path(model).resolve().name  # where somebody's home is does not belong in a log
-    encoder.module.eval()
-    return encoder
-
-
-def _load(model: str, library: str, checkpoint: checkpoints.Checkpoint, seed: int, hashed: bool) -> Encoder:
-    """Only the library that the model needs is imported: each takes seconds, in which a thread reads the weights."""
-    sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
-    if sha256 is None:
-        weights.read_ahead(checkpoint.files)
-    if library == "timm":
-        import timm_encoders
-
-        encoder = timm_encoders.load(model, checkpoint, seed)
-    else:
-        import transformers_encoders
-
-        encoder = transformers_encoders.load(model, checkpoint, seed)
-    encoder.weights_sha256 = sha256 or encoder.weights_sha256
-    return encoder
 
 
 def as_tokens(features: Tensor, channels_last: bool) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import blocks
 import causes
 import common
+import diagnosis
 from common import Outputs
-from runlog import percent
+from figures import percent
 from session import Session
 
 SHOWN_BLOCKS = 12  # of a long chain, the blocks with the largest errors of their own
@@ -43,7 +44,7 @@ def _explain_by_cause(running: Session, module: nn.Module, pixel_values: Tensor,
         explained = "-" if each.explained is None else f"{each.explained * 100:.1f}%"
         running.log.line(f"  {each.cause:<32} explained {explained:>10}{'  <- best' if each.best else ''}")
         running.log.record("cause", **vars(each))
-    running.log.line(f"cause: {causes.conclude(found)}")
+    running.log.line(f"cause: {diagnosis.conclude_causes([vars(each) for each in found]).en}")
 
 
 def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor) -> None:
@@ -52,7 +53,7 @@ def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module,
     except ValueError as error:  # a model that is no chain of blocks
         running.log.line(f"blocks: {error}")
         return
-    by_size = sorted(layers, key=lambda layer: -blocks.size(layer.isolated))
+    by_size = sorted(layers, key=lambda layer: -diagnosis.size_of(layer.isolated))
     shown = {layer.block for layer in by_size[:SHOWN_BLOCKS]}
     running.log.line(f"  {'block':>5} {'propagated':>12} {'isolated':>12}  name")
     for layer in layers:
@@ -60,4 +61,5 @@ def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module,
         if layer.block in shown:
             errors = f"{percent(layer.propagated):>12} {percent(layer.isolated):>12}"
             running.log.line(f"  {layer.block:>5} {errors}  {layer.name}{'  <- blamed' if layer.blamed else ''}")
-    running.log.line(f"blocks: {blocks.conclude(layers, running.dtype)}")
+    conclusion = diagnosis.conclude_blocks([vars(layer) for layer in layers], common.dtype_name(running.dtype))
+    running.log.line(f"blocks: {conclusion.en}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from runlog import percent
-
 PERCENTS = ("relative_error", "relative_l2", "nmse", "top1_gap", "threshold", "expected_relative_l2")
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction for people: 0.013408 as 1.3408%; small ones keep three digits."""
+    if fraction is None:
+        return "not finite"
+    return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 else f"{fraction * 100:.3g}%"
 
 
 def format_metric(metric: str, value: float | None) -> str:

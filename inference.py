@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.set_environment(args.device, args.numerics)
         with options.import_errors():
             import common
-            import embedding
-            import encoders
+            import decoding
+            import embedder
             import images
             import loading
             import session
@@ -96,16 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             samples = images.find_samples(args.image)
             hashed = args.output is not None
-            encoder = encoders.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
+            encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
             common.place(encoder.module, running.device, running.dtype)
-            batches = loading.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
-            workers = loading.default_workers(rank.count) if args.workers is None else args.workers
-            embedder = embedding.Embedder(running, encoder, batches, workers)
+            batches = decoding.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
+            workers = decoding.default_workers(rank.count) if args.workers is None else args.workers
+            runner = embedder.Embedder(running, encoder, batches, workers)
             report = Report(log, args.topk, encoder, len(samples))
             if args.output:
-                made = embedding.write_features(args.output, args.resume, rank, embedder)
+                made = embedder.write_features(args.output, args.resume, rank, runner)
             else:
-                made = embedder.embed([range(index, index + 1) for index in range(len(batches))])
+                made = runner.embed([range(index, index + 1) for index in range(len(batches))])
             for part in made:
                 report.add(part)
             if rank.index == 0:

@@ -1,89 +1,53 @@
-"""Batches of images, decoded and preprocessed in worker processes while the device computes."""
+"""Loading an encoder, from what --model and --weights name: the id on a hub, a folder, a file, or demo."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from PIL.Image import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
-from images import FRAMES, Sample
-from options import UserError, first_line
-
-MOST_WORKERS = 8  # more rarely keep up with one device any better
-AHEAD = 2  # batches that each worker prepares before they are asked for
+import checkpoints
+import weights
+from encoders import Encoder
+from options import UserError, collector_paused, import_errors
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The images of a batch that could be decoded, pixel_values [B, 3, H, W], and why the others could not.
+@collector_paused()
+def load_encoder(
+    model: str, weights_path: str | None, hub: str | None, revision: str | None, seed: int, hashed: bool = False
+) -> Encoder:
+    """The encoder that --model and --weights name, in evaluation mode. Raises UserError for what can't be had.
 
-    `frames` counts those of animations, whose first was taken; `refused` is an image that may not be left out: an error
-    for the main process to raise.
+    `hashed`: the caller will ask for `weights_sha256`, so it is made in a thread while the library is imported.
     """
+    local = Path(model).is_dir()
+    if (hub or revision) and (local or model == "demo"):
+        raise UserError(f"--hub and --revision are for ids on a hub, not for {model}")
+    with import_errors():
+        if model == "demo":
+            import timm_encoders
 
-    names: list[str]
-    sha256: list[str]
-    pixel_values: Tensor
-    skipped: dict[str, str]
-    refused: str | None
-    frames: dict[str, int]
-
-
-class Batches(Dataset[Batch]):
-    """Batch k holds the images from k x batch_size on; the last may be smaller."""
-
-    def __init__(
-        self, samples: Sequence[Sample], batch_size: int, preprocess: Callable[[Image], Tensor], strict: bool
-    ) -> None:
-        """`strict`: an image that was found in a folder is refused too when it can't be decoded."""
-        self.samples, self.batch_size, self.preprocess, self.strict = samples, batch_size, preprocess, strict
-
-    def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch_size)
-
-    def __getitem__(self, index: int) -> Batch:
-        pixel_values, good, skipped, refused, frames = [], [], {}, None, {}
-        for sample in self.samples[index * self.batch_size : (index + 1) * self.batch_size]:
-            try:
-                image = sample.load()
-                pixel_values.append(self.preprocess(image))
-                good.append(sample)
-                if FRAMES in image.info:
-                    frames[sample.name] = image.info[FRAMES]
-            except UserError as error:
-                skipped[sample.name] = str(error)
-                if self.strict or not sample.found:
-                    refused = refused or str(error)
-        stacked = torch.stack(pixel_values) if pixel_values else torch.empty(0)
-        names, sha256 = [sample.name for sample in good], [sample.sha256() for sample in good]
-        return Batch(names, sha256, stacked, skipped, refused, frames)
+            encoder = timm_encoders.load_demo(weights_path, seed)
+        else:
+            library = checkpoints.find_library(model)
+            checkpoint = checkpoints.find_checkpoint(model, library, weights_path, hub, revision)
+            encoder = _load_from(model, library, checkpoint, seed, hashed)
+    if local:
+        encoder.model = Path(model).resolve().name  # where somebody's home is does not belong in a log
+    encoder.module.eval()
+    return encoder
 
 
-def default_workers(ranks: int) -> int:
-    """A worker for each processor that this rank may use, but one of them for the rank itself."""
-    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // ranks - 1))
+def _load_from(model: str, library: str, checkpoint: checkpoints.Checkpoint, seed: int, hashed: bool) -> Encoder:
+    """Only the library that the model needs is imported: each takes seconds, in which a thread reads the weights."""
+    sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
+    if sha256 is None:
+        weights.read_ahead(checkpoint.files)
+    if library == "timm":
+        import timm_encoders
 
+        encoder = timm_encoders.load(model, checkpoint, seed)
+    else:
+        import transformers_encoders
 
-def load(batches: Batches, indices: Sequence[int], workers: int) -> Iterator[Batch]:
-    """The batches of these indices in order; one alone is prepared without a worker.
-
-    Raises UserError when a worker dies, as it does where shared memory is too small.
-    """
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=indices,
-        num_workers=workers if len(indices) > 1 else 0,
-        prefetch_factor=AHEAD if workers and len(indices) > 1 else None,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(f"{first_line(error)}; --workers 0 prepares the images without workers") from error
+        encoder = transformers_encoders.load(model, checkpoint, seed)
+    encoder.weights_sha256 = sha256 or encoder.weights_sha256
+    return encoder

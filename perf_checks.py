@@ -24,7 +24,8 @@ from evidence import (
     setting,
     text,
 )
-from runlog import Record, Run, percent
+from figures import percent
+from runlog import Record, Run
 
 OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
 PASSES = ("latency", "throughput", "end_to_end")

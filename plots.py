@@ -19,7 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 
 import summaries
 from evidence import Group, UnjudgeableError, number, number_or_none, numbers, one, text
-from runlog import Record, Run, percent, printable
+from figures import percent
+from runlog import Record, Run, printable
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
 DPI = 200

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import summaries
 from evidence import Words, is_simulated, one
-from runlog import Record, Run, percent
+from figures import percent
+from runlog import Record, Run
 
 
 def remarks_on(group: Sequence[Run]) -> list[Words]:

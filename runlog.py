@@ -179,13 +179,6 @@ def printable(text: str) -> str:
     return escaped.replace(MARKER.strip(), "\\x40record")
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction for people: 0.013408 as 1.3408%; small ones keep three digits."""
-    if fraction is None:
-        return "not finite"
-    return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 else f"{fraction * 100:.3g}%"
-
-
 def code_sha256() -> str:
     """SHA-256 over the names and bytes of the top-level *.py files: which code made this log."""
     digest = hashlib.sha256()

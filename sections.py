@@ -5,16 +5,16 @@ Every figure comes from a record, and whatever comes from a record is escaped. S
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import diagnosis
 import summaries
 from environment import PACKAGES
 from evidence import Group, UnjudgeableError, Words, is_simulated, number, number_or_none, numbers, one, text
-from figures import format_metric
+from figures import format_metric, percent
 from markdown_text import command, escape, fenced, table
-from runlog import Record, Run, percent
+from runlog import Record, Run
 
 INFERENCE = "inference.py"
 NONE = "-"
@@ -30,13 +30,6 @@ RATE_KEYS = (
 LATENCY_KEYS = ("n", *summaries.LATENCY_KEYS)
 FORMS = {"_ms": ".3f", "_ips": ".2f", "_mb": ".0f", "_tflops": ".3f", "_limit": ".1%"}  # by the end of a perf key
 
-CAUSES = {
-    "bfloat16": Words("bfloat16 rounding", "bfloat16 舍入"),
-    "conv_hf32": Words("HF32 in the convolutions", "卷积使用 HF32"),
-    "float16": Words("float16 rounding", "float16 舍入"),
-    "gelu_tanh": Words("the tanh GELU", "GELU 的 tanh 近似"),
-    "matmul_hf32": Words("HF32 in the matrix products", "矩阵乘使用 HF32"),
-}
 CAPTIONS = {
     "latency": Words("Latency of every timed call, by batch size", "各 batch size 下每次计时调用的延迟"),
     "throughput": Words("Throughput over batch size, against the limit", "不同 batch size 的吞吐量与算力上限"),
@@ -251,72 +244,21 @@ def diagnosis_section(subject: Subject, say: Say) -> Iterator[str]:
             "日志中没有误差归因；`accuracy_run.py --explain` 可以生成，结果为 FAIL 时会自动生成。",
         )
     for run in runs:
-        yield cause_in_words(run.events("cause"), say)
+        cause = diagnosis.conclude_causes(run.events("cause"))
+        yield say(f"Cause: {escape(cause.en)}.", f"原因：{escape(cause.zh)}。")
         if run.events("cause"):
             columns = [say("cause", "原因"), say("explained", "可解释的误差"), say("best", "最佳")]
             yield table(columns, [cause_row(cause, say) for cause in run.events("cause")])
-        yield blocks_in_words(run.events("layer"), say)
+        block = diagnosis.conclude_blocks(run.events("layer"), text(one(run, "model"), "dtype"))
+        yield say(f"Blocks: {escape(block.en)}.", f"逐 block：{escape(block.zh)}。")
     yield image("blocks", subject, say)
     yield image("causes", subject, say)
-
-
-def cause_in_words(causes: Sequence[Record], say: Say) -> str:
-    best = next((cause for cause in causes if cause.get("best") is True), None)
-    if best is None:
-        return say(
-            "Nothing to explain: on the image that was examined the outputs equal the CPU's float32.",
-            "没有需要归因的误差：所分析图像的输出与 CPU float32 完全相同。",
-        )
-    parts = text(best, "cause").split("+")
-    if not set(parts) <= CAUSES.keys():
-        return say(
-            "The error is unexplained: none of the known causes accounts for it.",
-            "误差无法归因：已知原因均不能解释。",
-        )
-    words = say(" and ", " 与 ").join(say(*CAUSES[part]) for part in parts)
-    share = number_or_none(best, "explained")
-    if share is None:
-        return say(f"{words} alone makes outputs NaN or infinite.", f"仅{words}就会使输出出现 NaN 或无穷大。")
-    if best.get("repeatable") is None:
-        return say(f"{share:.1%} of the error is {words}.", f"误差的 {share:.1%} 来自{words}。")
-    size, correlation = rounded(best, "size", ".2f"), rounded(best, "correlation", ".2f")
-    return say(
-        f"The error is that of {words}, which does not repeat to the digit: {size} times as large as emulated, with a "
-        f"correlation of {correlation}.",
-        f"误差来自{words}，其舍入无法逐位复现：大小为仿真值的 {size} 倍，相关系数 {correlation}。",
-    )
 
 
 def cause_row(cause: Record, say: Say) -> list[str]:
     share = number_or_none(cause, "explained")
     best = say("yes", "是") if cause.get("best") is True else ""
     return [escape(text(cause, "cause")), NONE if share is None else f"{share:.1%}", best or NONE]
-
-
-def blocks_in_words(layers: Sequence[Record], say: Say) -> str:
-    if not layers:
-        return say("The encoder is no chain of blocks, or none was recorded.", "没有逐 block 记录。")
-    blamed = next((layer for layer in layers if layer.get("blamed") is True), None)
-    if blamed is not None:
-        return say(
-            f"The error arises in {block_in_words(blamed)}.",
-            f"误差产生于 {block_in_words(blamed)}。",
-        )
-    errors = [number_or_none(layer, "isolated") for layer in layers]
-    if not any(error is None or error > 0 for error in errors):
-        return say(
-            "Every block alone gives exactly what the CPU gives.", "每个 block 单独计算的输出都与 CPU 完全相同。"
-        )
-    largest = layers[max(range(len(layers)), key=lambda at: math.inf if errors[at] is None else errors[at] or 0.0)]
-    return say(
-        f"No block stands out; alone, the largest error is that of {block_in_words(largest)}.",
-        f"没有明显异常的 block；单独计算时误差最大的是 {block_in_words(largest)}。",
-    )
-
-
-def block_in_words(layer: Record) -> str:
-    error = percent(number_or_none(layer, "isolated"))
-    return f"block {number(layer, 'block'):g} ({escape(text(layer, 'name'))}): relative_l2 {error}"
 
 
 # ------------------------------------------------------------------------------------------------------ performance

@@ -13,9 +13,9 @@ from torch import Tensor
 import common
 import environment
 import fallback
-import precision
 import weights
 from encoders import Encoder
+from numerics import Numerics, in_force
 from runlog import NoLog, RunLog
 
 
@@ -25,7 +25,7 @@ class Session:
 
     device: torch.device
     dtype: torch.dtype
-    numerics: precision.Numerics
+    numerics: Numerics
     log: RunLog
 
     def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None, **more: Any) -> None:
@@ -54,10 +54,10 @@ def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Sessi
     log.line(f"Device: {chosen} ({name}), {dtype}")
     with (
         fallback.noticed(chosen.type) as fallen_back,
-        precision.in_force(numerics, chosen, getattr(torch, dtype)) as in_force,
+        in_force(numerics, chosen, getattr(torch, dtype)) as found,
     ):
-        in_force.report(log)
-        yield Session(chosen, getattr(torch, dtype), in_force, log)
+        found.report(log)
+        yield Session(chosen, getattr(torch, dtype), found, log)
     if fallen_back:
         log.line(f"warning: these operators ran on the CPU, not on {chosen}: {', '.join(sorted(fallen_back))}")
         log.record("fallback", operators=sorted(fallen_back))

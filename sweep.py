@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import common
-import numerics
+import metrics
 import options
 import summaries
 import timing
@@ -122,8 +122,8 @@ class Measurement:
         if not pairs:
             return
         expected, found = zip(*pairs, strict=True)
-        self.errors.append(numerics.worst_relative_l2(expected, found))
-        self.nonfinite += sum(map(numerics.count_nonfinite, found))
+        self.errors.append(metrics.worst_relative_l2(expected, found))
+        self.nonfinite += sum(map(metrics.count_nonfinite, found))
         if 0 in timed and self.embedding is None:
             self.embedding = timed[0][0]
 
@@ -166,7 +166,7 @@ class Measurement:
             "nonfinite": self.nonfinite,
             "image": self.subject.samples[0].name,
             "image_sha256": self.subject.first_sha256,
-            "fingerprint": numerics.fingerprint(self.embedding[0]),
+            "fingerprint": metrics.fingerprint(self.embedding[0]),
         }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import images
+import random_weights
 import weights
 from checkpoints import Checkpoint, read_json
 from common import Outputs
@@ -130,8 +131,8 @@ def _timm_encoder(
 
 
 def _with_random_weights(model: str, built: Any, seed: int) -> Encoder:
-    encoder = _timm_encoder(model, built, *weights.assign_random(built, seed))
-    weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
+    encoder = _timm_encoder(model, built, *random_weights.assign(built, seed))
+    random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
     return encoder
 
 

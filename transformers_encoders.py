@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import hubs
+import random_weights
 import weights
 from checkpoints import CARRIED_CONFIGS, Checkpoint, read_json
 from common import Outputs
@@ -119,7 +120,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
             sha256: Callable[[], str] = partial(weights.files_sha256, checkpoint.files)
         else:
             built = weights.build_on_meta(lambda: model_class._from_config(config, **options))
-            source, sha256, report = weights.assign_random(built, seed)
+            source, sha256, report = random_weights.assign(built, seed)
         processor = _image_processor(folder)
     settings = {key: value for key, value in processor.to_dict().items() if _is_setting(key, value)}
     tower = issubclass(model_class, _VisionTower)
@@ -135,7 +136,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         loading=report,
     )
     if not checkpoint.files:
-        weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
+        random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
     return encoder
 
 

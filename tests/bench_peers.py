@@ -85,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # the CPU needs no torch_npu
     import torch
 
-    import encoders
     import images
+    import loading
 
     torch.set_num_threads(args.threads)
     photo = images.find_samples(None)[0]
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if "architecture" in json.loads((folder / "config.json").read_text()):
                     report(name, "s", compare(*cold_starts(folder, photo.path, args.threads), args.pairs))
                 continue
-            encoder = encoders.load_encoder(str(folder), None, None, None, 0)
+            encoder = loading.load_encoder(str(folder), None, None, None, 0)
             if name == "folder":
                 photos = stack.enter_context(tempfile.TemporaryDirectory())
                 save_photos(photo.load(), Path(photos), args.photos)
@@ -122,9 +122,9 @@ def save_random(model: str, folder: Path) -> None:
     """A snapshot folder as a hub has it, of a timm architecture with seeded random weights."""
     from safetensors.torch import save_file
 
-    import encoders
+    import loading
 
-    built: Any = encoders.load_encoder(model, "random", None, None, 0).module.model
+    built: Any = loading.load_encoder(model, "random", None, None, 0).module.model
     config = {"architecture": built.pretrained_cfg["architecture"], "num_classes": built.num_classes}
     folder.mkdir()
     save_file({name: value.contiguous() for name, value in built.state_dict().items()}, folder / "model.safetensors")
@@ -249,16 +249,16 @@ def save_photos(image: Image, folder: Path, count: int) -> None:
 
 def folders(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> tuple[Measure, dict[str, Measure]]:
     import common
-    import embedding
+    import decoding
+    import embedder
     import images
     import inference
-    import loading
     import session
     from ranks import Rank
     from runlog import NoLog
 
     samples = images.find_samples([folder])
-    batches = loading.Batches(samples, batch_size, encoder.preprocess, strict=True)
+    batches = decoding.Batches(samples, batch_size, encoder.preprocess, strict=True)
     example = batches[0].pixel_values
 
     def images_per_second(consume: Callable[[], object]) -> float:
@@ -268,13 +268,13 @@ def folders(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> tu
 
     def whole() -> None:
         with session.start(NoLog(), "cpu", "float32", "strict") as running, tempfile.TemporaryDirectory() as output:
-            embedder = embedding.Embedder(running, encoder, batches, workers)
+            runner = embedder.Embedder(running, encoder, batches, workers)
             report = inference.Report(NoLog(), 5, encoder, len(samples))
-            for part in embedding.write_features(Path(output) / "features.safetensors", False, Rank(), embedder):
+            for part in embedder.write_features(Path(output) / "features.safetensors", False, Rank(), runner):
                 report.add(part)
 
     def decode() -> None:
-        for _ in loading.load(batches, range(len(batches)), workers):
+        for _ in decoding.load(batches, range(len(batches)), workers):
             pass
 
     def forward() -> None:

@@ -81,11 +81,12 @@ def save_timm(folder: Path, config: dict[str, Any] = TINY_TIMM, seed: int = 0) -
     import timm
     from safetensors.torch import save_file
 
+    import random_weights
     import weights
 
     model = weights.build_on_meta(lambda: timm.create_model(config["architecture"], num_classes=config["num_classes"]))
     folder.mkdir(parents=True)
-    save_file(weights.random_state(model, seed), folder / "model.safetensors")
+    save_file(random_weights.make_state(model, seed), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

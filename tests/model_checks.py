@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from transformers_families import Family
 
 import blocks
-import causes
 import common
+import diagnosis
+import emulation
 import encoders
 import golden
 import images
+import loading
+import metrics
 import numerics
-import precision
 import summaries
 import weights
 
@@ -61,7 +63,7 @@ def photo(encoder: encoders.Encoder) -> Tensor:
 def relative_l2(expected: Tensor, found: Tensor) -> float:
     if expected.shape != found.shape:
         raise DifferenceError(f"{list(found.shape)} instead of {list(expected.shape)}")
-    error = numerics.compare(expected, found)
+    error = metrics.compare(expected, found)
     if error["nonfinite"] or error["relative_l2"] is None:
         raise DifferenceError(f"{error['nonfinite']} values are not finite")
     return float(error["relative_l2"])
@@ -105,12 +107,12 @@ def explain(reference: nn.Module, module: nn.Module, pixel_values: Tensor, cpu: 
         if relative_l2(expected, found) > NOISE:
             raise DifferenceError(f"float32 is {relative_l2(expected, found):.1e} from float64")
     for cause in EXPLAINED_BY:
-        emulated = causes.emulate(lambda: common.forward(reference, pixel_values), cause)
+        emulated = emulation.emulate(lambda: common.forward(reference, pixel_values), cause)
         if not all(output.isfinite().all() for output in emulated):
             raise DifferenceError(f"{cause} makes it NaN or infinite")
     layers = blocks.profile(reference, module, pixel_values)
-    if not layers or any(blocks.size(layer.isolated) > NOISE for layer in layers):
-        raise DifferenceError(f"its blocks: {blocks.conclude(layers, torch.float32)}")
+    if not layers or any(diagnosis.size_of(layer.isolated) > NOISE for layer in layers):
+        raise DifferenceError(f"its blocks: {diagnosis.conclude_blocks(list(map(vars, layers)), 'float32').en}")
 
 
 def run_on_npu(module: nn.Module, pixel_values: Tensor) -> list[Tensor]:
@@ -118,7 +120,7 @@ def run_on_npu(module: nn.Module, pixel_values: Tensor) -> list[Tensor]:
     if str(SIMULATED_NPU) not in sys.path:
         sys.path.insert(0, str(SIMULATED_NPU))
     device = common.select_device("npu")
-    with precision.in_force("strict", device, torch.float32) as in_force, in_force.watch():
+    with numerics.in_force("strict", device, torch.float32) as in_force, in_force.watch():
         common.place(module, device, torch.float32)
         return [output.cpu() for output in common.encode(module, pixel_values.to(device))]
 
@@ -137,7 +139,7 @@ def check_timm(name: str, explained: bool = False) -> Result:
     import timm
 
     result = Result("timm", name, "works")
-    encoder = encoders.load_encoder(f"timm/{name}", "random", None, None, 0)
+    encoder = loading.load_encoder(f"timm/{name}", "random", None, None, 0)
     own = encoder.module.model.state_dict()
     conventional = timm.create_model(name)
     conventional.load_state_dict(own, strict=True)
@@ -159,9 +161,9 @@ def check_family(family: Family, explained: bool = False) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         own = family.build()
         own.save_pretrained(folder)
-        saved = encoders.load_encoder(folder, None, None, None, 0)
+        saved = loading.load_encoder(folder, None, None, None, 0)
         result = check(result, saved, lambda pixel_values: family.embed(own, pixel_values), explained)
-        seeded = encoders.load_encoder(folder, "random", None, None, 0)
+        seeded = loading.load_encoder(folder, "random", None, None, 0)
     own.load_state_dict(in_places_of(own, seeded.module.model), strict=False)
     embed = family.unpooled or family.embed
     with torch.inference_mode():

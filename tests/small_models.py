@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import common
-import encoders
 import images
+import loading
+import random_weights
 import timm_encoders
 import weights
 from common import Outputs
@@ -37,12 +38,12 @@ class Model:
 def load(name: str) -> Model:
     """`vit` has the dimensions of timm's vit_tiny_patch16_224 but for the image's, and seeded random weights."""
     torch.set_num_threads(1)
-    encoder = encoders.load_encoder(DEMO, None, None, None, 0)
+    encoder = loading.load_encoder(DEMO, None, None, None, 0)
     pixel_values = encoder.preprocess(images.find_samples(None)[0].load()).unsqueeze(0)
     module = encoder.module
     if name == VIT:
         vit = weights.build_on_meta(lambda: timm.create_model("vit_tiny_patch16_224", img_size=VIT_SIZE))
-        weights.assign_state(vit, weights.random_state(vit, 0))
+        weights.assign_state(vit, random_weights.make_state(vit, 0))
         module = timm_encoders.TimmModule(vit).eval()
         pixel_values = F.interpolate(pixel_values, VIT_SIZE, mode="area")
     return Model(module, pixel_values, common.forward(module, pixel_values))

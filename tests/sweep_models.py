@@ -36,7 +36,7 @@ import model_checks
 from model_checks import DifferenceError, Result
 from transformers_families import FAMILIES, Family
 
-import encoders
+import loading
 from options import UserError, first_line
 
 SECONDS_A_MODEL = 300
@@ -159,11 +159,11 @@ def print_counts(results: Sequence[Result], wanted: int) -> None:
 def warm_up(library: str | None) -> None:
     """Import what the children need, once."""
     if library != "transformers":
-        model_checks.photo(encoders.load_encoder("timm/test_vit", "random", None, None, 0))
+        model_checks.photo(loading.load_encoder("timm/test_vit", "random", None, None, 0))
     if library != "timm":
         with tempfile.TemporaryDirectory() as folder:
             FAMILIES[0].config.save_pretrained(folder)
-            model_checks.photo(encoders.load_encoder(folder, "random", None, None, 0))
+            model_checks.photo(loading.load_encoder(folder, "random", None, None, 0))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 import blocks
 import common
-from blocks import Layer, conclude, find_blocks, profile
+import diagnosis
+from blocks import Layer, find_blocks, profile
 
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
 FAULTY = (0, 5, 11)
@@ -37,6 +38,10 @@ def on_device(model: Model, change: Callable[[nn.Module], None], dtype: torch.dt
 
 def unchanged(module: nn.Module) -> None:
     """The device without a fault."""
+
+
+def conclude(layers: list[Layer], dtype: torch.dtype) -> str:
+    return diagnosis.conclude_blocks(list(map(asdict, layers)), common.dtype_name(dtype)).en
 
 
 def blamed(layers: list[Layer]) -> list[int]:
@@ -189,7 +194,8 @@ def zeroed_head(block: nn.Module) -> None:
 def test_the_faulty_block_is_blamed(fault: Callable[[nn.Module], None], faulty: int) -> None:
     layers = on_device(load(VIT), lambda module: fault(module.model.blocks[faulty]))
     assert blamed(layers) == [faulty]
-    assert conclude(layers, FLOAT32).startswith(f"block {faulty} (model.blocks.{faulty}): alone it errs by")
+    where = f"the error arises in block {faulty} (model.blocks.{faulty}): alone it errs by"
+    assert conclude(layers, FLOAT32).startswith(where)
     after = [layer.propagated for layer in layers[faulty:]]
     assert all(error is not None and error > 1e-4 for error in after)
     assert all(layer.propagated == 0 for layer in layers[:faulty])
@@ -223,7 +229,7 @@ def test_a_fault_of_demo_is_blamed_on_its_block() -> None:
 def test_what_acts_in_all_blocks_alike_is_blamed_on_none(fault: Callable[[nn.Module], None], dtype: Any) -> None:
     layers = on_device(load(VIT), fault, dtype)
     assert blamed(layers) == []
-    words = "no block stands out" if fault is scaled_norms else "all 12 blocks are right within rounding"
+    words = "no block stands out" if fault is scaled_norms else "all blocks are right within rounding"
     assert conclude(layers, dtype).startswith(words)
 
 
@@ -281,7 +287,7 @@ def test_the_npus_faulty_block_is_blamed(fault: str, faulty: int, on_simulated_n
 
 @needs_simulated_npu
 def test_the_npu_without_a_fault_and_with_one_everywhere(on_simulated_npu: dict[str, Any]) -> None:
-    assert on_simulated_npu[""]["words"].startswith("all 12 blocks are right within rounding")
+    assert on_simulated_npu[""]["words"].startswith("all blocks are right within rounding")
     for fault in FAULTS:
         found = on_simulated_npu[fault]
         assert not any(layer["blamed"] for layer in found["layers"])

@@ -23,9 +23,13 @@ from torch import Tensor, nn
 
 import causes
 import common
-import precision
-from causes import UNEXPLAINED, Emulation, Explanation, conclude, emulate, explain, hypotheses
+import diagnosis
+import emulation
+import numerics
+from causes import Explanation, explain, hypotheses
 from common import Outputs
+from diagnosis import UNEXPLAINED
+from emulation import Emulation, emulate
 
 CPU = torch.device("cpu")
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
@@ -35,6 +39,10 @@ ALL = sorted({*hypotheses(FLOAT32), *hypotheses(FLOAT16)})
 def explained(model: Model, device_output: Outputs, dtype: torch.dtype = FLOAT32) -> list[Explanation]:
     """For a device whose attention keeps float32, as that of these tests and of the simulated NPU does."""
     return explain(model.run, model.reference, device_output, hypotheses(dtype), attention_bits=23)
+
+
+def conclude(explanations: list[Explanation]) -> str:
+    return diagnosis.conclude_causes(list(map(asdict, explanations))).en
 
 
 def best(explanations: list[Explanation]) -> str:
@@ -92,7 +100,7 @@ linear_in_hf32 = partial(in_hf32, kind=nn.Linear)
 @pytest.mark.parametrize("bits", [7, 10, 11, 22])
 def test_rounding_is_to_the_nearest_of_the_values_with_so_many_bits(bits: int) -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(-20, 20).repeat(25)
-    rounded = causes.round_mantissa(x, bits).double()
+    rounded = emulation.round_mantissa(x, bits).double()
     _, exponent = torch.frexp(x.double())
     step = torch.ldexp(torch.ones_like(rounded), exponent - 1 - bits)
     assert torch.equal(rounded / step, (rounded / step).round())
@@ -101,7 +109,9 @@ def test_rounding_is_to_the_nearest_of_the_values_with_so_many_bits(bits: int) -
 
 def test_rounding_spares_what_is_not_finite_and_carries_into_the_exponent() -> None:
     x = torch.tensor([math.inf, -math.inf, math.nan, 2 - 2.0**-23, 0.0, -1 - 2.0**-12])
-    assert str(causes.round_mantissa(x, 11).tolist()) == str([math.inf, -math.inf, math.nan, 2.0, 0.0, -1 - 2.0**-11])
+    assert str(emulation.round_mantissa(x, 11).tolist()) == str(
+        [math.inf, -math.inf, math.nan, 2.0, 0.0, -1 - 2.0**-11]
+    )
 
 
 PROBED = {
@@ -117,13 +127,13 @@ PROBED = {
 
 @pytest.mark.parametrize("cause", PROBED)
 def test_the_probe_finds_in_the_emulation_what_it_finds_in_a_device(cause: str) -> None:
-    dtype = causes.DTYPES.get(cause.partition("+")[0], FLOAT32)
-    assert precision.probe(CPU, FLOAT32).conv_mantissa_bits == 23
+    dtype = emulation.DTYPES.get(cause.partition("+")[0], FLOAT32)
+    assert numerics.probe(CPU, FLOAT32).conv_mantissa_bits == 23
     with Emulation(cause):
-        conv, matmul, attention, _, _ = asdict(precision.probe(CPU, FLOAT32)).values()
+        conv, matmul, attention, _, _ = asdict(numerics.probe(CPU, FLOAT32)).values()
         x = torch.linspace(-4, 4, 1601, dtype=dtype).float()
         gelu = F.gelu(x)
-    formulas = {"erf": precision.gelu_erf(x).to(dtype).float(), "tanh": precision.gelu_tanh(x).to(dtype).float()}
+    formulas = {"erf": numerics.gelu_erf(x).to(dtype).float(), "tanh": numerics.gelu_tanh(x).to(dtype).float()}
     nearest = min(formulas, key=lambda name: int((gelu != formulas[name]).sum()))
     assert (conv, matmul, attention, nearest) == PROBED[cause]
 
@@ -157,7 +167,7 @@ def test_attention_by_its_formula_is_torchs(case: str) -> None:
     query = torch.randn(2, 4, 5, 8, generator=generator)
     key, value = torch.randn(2, 2, 2 if options.get("enable_gqa") else 4, 7, 8, generator=generator)
     expected = F.scaled_dot_product_attention(query, key, value, **options)
-    found = causes.attention(query, key, value, **options, rounded=lambda x: x)
+    found = emulation.attention(query, key, value, **options, rounded=lambda x: x)
     assert torch.allclose(found, expected, atol=1e-6)
 
 
@@ -367,16 +377,7 @@ def test_the_figures_are_those_of_the_formulas() -> None:
         0.0,
         pytest.approx(math.sqrt(2)),
     )
-    assert conclude([found, none]) == "unexplained: none of the known causes explains more than 75 %"
-
-
-def test_conclusions_in_words() -> None:
-    single = Explanation("gelu_tanh", 0.999, 0.01, best=True)
-    assert conclude([single]) == "99.9 % of the error is the tanh GELU"
-    pair = Explanation("conv_hf32+gelu_tanh", 0.95, 0.01, best=True)
-    assert conclude([pair]) == "95.0 % of the error is HF32 in the convolutions and the tanh GELU"
-    rounding = Explanation("float16", 0.1, 0.01, best=True, correlation=0.52, size=1.04, repeatable=0.0)
-    assert conclude([rounding]).endswith("1.04 times as large as emulated, with a correlation of 0.52")
+    assert conclude([found, none]) == "unexplained: none of the known causes explains more than 75%"
 
 
 def test_a_cause_repeats_if_it_leaves_little_more_than_its_own_repetition() -> None:
@@ -440,7 +441,7 @@ def explain_on_simulated_npu() -> dict[str, Any]:
     for cause, (conv, matmul, tanh, dtype) in SIMULATED.items():
         torch.npu.conv.allow_hf32, torch.npu.matmul.allow_hf32 = conv, matmul
         module = copy.deepcopy(encoder.module).to("npu", getattr(torch, dtype))
-        with nullcontext() if tanh else precision.GeluByFormula("npu"):
+        with nullcontext() if tanh else numerics.GeluByFormula("npu"):
             outputs = common.forward(module, encoder.pixel_values.to("npu", getattr(torch, dtype)))
         explanations = explained(encoder, (outputs[0].cpu(), outputs[1].cpu()), getattr(torch, dtype))
         of_cause = next(each for each in explanations if each.cause == cause)

@@ -23,6 +23,7 @@ from transformers_families import FAMILIES, TEXT, TOWERS, Family
 
 import checkpoints
 import encoders
+import loading
 import timm_encoders
 import transformers_encoders
 import weights
@@ -39,7 +40,7 @@ BUFFERED = (
 
 
 def load(model: object, weights_path: object = None, seed: int = 0) -> encoders.Encoder:
-    return encoders.load_encoder(str(model), None if weights_path is None else str(weights_path), None, None, seed)
+    return loading.load_encoder(str(model), None if weights_path is None else str(weights_path), None, None, seed)
 
 
 def photo(size: tuple[int, int] = (300, 200)) -> Image.Image:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import common
 import golden
+import random_weights
 import timm_encoders
 import transformers_encoders
-import weights
 from options import UserError
 
 TIMM = (
@@ -34,7 +34,7 @@ TIMM = (
 
 def timm_module(architecture: str) -> nn.Module:
     model = timm.create_model(architecture)
-    model.load_state_dict(weights.random_state(model, 0))
+    model.load_state_dict(random_weights.make_state(model, 0))
     return timm_encoders.TimmModule(model)
 
 

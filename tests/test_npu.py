@@ -200,9 +200,9 @@ def test_a_cpu_with_a_reduced_mode_is_no_reference(forks: Forks, tmp_path: Path)
     script.write_text(
         "import runpy, sys, torch, torch.nn.functional as F\n"
         "sys.path.insert(0, sys.argv[1])\n"
-        "import precision\n"
-        "through = precision._through_matmul\n"
-        "precision._through_matmul = lambda v: through(v.bfloat16().float() if v.device.type == 'cpu' else v)\n"
+        "import numerics\n"
+        "through = numerics._through_matmul\n"
+        "numerics._through_matmul = lambda v: through(v.bfloat16().float() if v.device.type == 'cpu' else v)\n"
         "sys.argv = ['accuracy_run.py', *sys.argv[2:]]\n"
         "runpy.run_path(sys.path[0] + '/accuracy_run.py', run_name='__main__')\n"
     )

@@ -523,20 +523,3 @@ def test_a_terminal_is_spared_the_records(tmp_path: Path, monkeypatch: pytest.Mo
     lines = write_log(tmp_path / "x.log")
     assert terminal.getvalue() == "relative_error: 1.3408%\n"
     assert problems_of(lines) == []
-
-
-# ------------------------------------------------------------------------------------------------------- percent
-@pytest.mark.parametrize(
-    ("fraction", "text"),
-    [
-        (0.013408, "1.3408%"),
-        (0.0, "0%"),
-        (1.0, "100.0000%"),
-        (1e-4, "0.0100%"),
-        (1.2e-8, "1.2e-06%"),
-        (-0.01, "-1.0000%"),
-        (None, "not finite"),
-    ],
-)
-def test_percent_for_people(fraction: float | None, text: str) -> None:
-    assert runlog.percent(fraction) == text

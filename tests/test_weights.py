@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import encoders
+import loading
 import options
 import weights
 
@@ -51,7 +51,7 @@ def test_a_failure_to_read_ahead_is_nobodys(tmp_path: Path) -> None:
 
 def test_an_encoder_that_was_hashed_ahead_has_the_hash_of_its_file(tiny_timm: Path, tiny_vit: Path) -> None:
     for folder in (tiny_timm, tiny_vit):
-        found = [encoders.load_encoder(str(folder), None, None, None, 0, hashed) for hashed in (True, False)]
+        found = [loading.load_encoder(str(folder), None, None, None, 0, hashed) for hashed in (True, False)]
         expected = weights.files_sha256([folder / "model.safetensors"])
         assert [encoder.weights_sha256() for encoder in found] == [expected, expected]
 
@@ -64,5 +64,5 @@ def test_the_collector_is_paused_only_inside(tiny_timm: Path) -> None:
         assert not gc.isenabled()
     assert gc.isenabled()
     with pytest.raises(options.UserError):
-        encoders.load_encoder(str(tiny_timm / "missing"), None, None, None, 0)
+        loading.load_encoder(str(tiny_timm / "missing"), None, None, None, 0)
     assert gc.isenabled()

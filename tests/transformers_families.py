@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-import weights
+import random_weights
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -92,7 +92,7 @@ class Family:
         """The model as its library builds it, with weights that make every part of it count."""
         torch.manual_seed(0)
         model = getattr(transformers, self.saved_as)._from_config(self.config)
-        model.load_state_dict(weights.random_state(model, 0), strict=True)
+        model.load_state_dict(random_weights.make_state(model, 0), strict=True)
         return model.eval().requires_grad_(False)
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import common
-import loading
+import decoding
+from decoding import Batches
 from encoders import Encoder
 from features import FeatureParts, Part
-from loading import Batches
 from options import UserError
 from ranks import Rank
 from runlog import RunLog
@@ -39,7 +39,7 @@ class Embedder:
     def embed(self, ranges: Sequence[range]) -> Iterator[Part]:
         """The features of each range of batches. Raises UserError for an image that may not be left out."""
         indices = [index for batches in ranges for index in batches]
-        loaded = loading.load(self.batches, indices, self.workers)
+        loaded = decoding.load(self.batches, indices, self.workers)
         size = self.batches.batch_size
         with tqdm(total=len(indices) * size, unit="image", disable=None if len(indices) > 1 else True) as bar:
             for batches in ranges:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import summaries
-from numerics import FINGERPRINT_SIZE, compare, count_nonfinite, fingerprint, sqnr_db, top1_gap, top5_match, worst_token
+from metrics import FINGERPRINT_SIZE, compare, count_nonfinite, fingerprint, sqnr_db, top1_gap, top5_match, worst_token
 
 RELATIVE = ("relative_error", "relative_l2", "nmse", "sqnr_db", "cosine_similarity", "one_minus_cosine", "top5_match")
 NAN, INF = math.nan, math.inf
