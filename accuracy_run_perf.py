@@ -16,8 +16,9 @@ from ranks import Rank
 from runlog import RunLog
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from encoders import Encoder
     from limit import Work
     from session import Session
     from sweep import Measurement
@@ -100,9 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
             count = max(batch_sizes) + timing.ROTATION - 1
-            found = images.find_samples(args.image)
-            decoded = images.decode_exactly(found, count, args.seed, args.strict_images)
-            decoded.report(log)
+            decoded = images.take(log, args.image, count, args.seed, args.strict_images)
             stopwatch = Stopwatch()
             with stopwatch.measure("load_ms"):
                 encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
@@ -113,31 +112,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.cpu_baseline and running.device.type != "cpu" and rank.index == 0:
                 baseline_ms = sweep.time_alone(encoder.module, pixel_values[:1], budget)
 
-            with stopwatch.measure("place_ms"):
-                common.place(encoder.module, running.device, running.dtype)
-            pixel_values = pixel_values.to(running.device, running.dtype)
-            with stopwatch.measure("first_call_ms"):
-                embedding, _ = common.encode(encoder.module, pixel_values[:1])
-                common.synchronize(running.device)
-            report_startup(log, stopwatch)
+            pixel_values, embedding = start_on_device(running, encoder, pixel_values, stopwatch)
             with running.numerics.watch():
-                singles = sweep.encode_singly(encoder.module, pixel_values)
+                singly = common.encode_singly(encoder.module, pixel_values, running.device, running.dtype)
+                expected = [(embedding.cpu(), hidden_state.cpu()) for embedding, hidden_state in singly]
             cost = work.fields() if work else {}
             running.record(encoder, embedding, encoder.weights_sha256(), compiled=args.compile, **cost)
+            module = encoder.module
+            if args.compile:
+                module = common.compiled(module, running.device, len(batch_sizes))
+            subject = sweep.Subject(module, encoder.preprocess, decoded.samples, pixel_values, expected)
 
-            module = (
-                common.compiled(encoder.module, running.device, len(batch_sizes)) if args.compile else encoder.module
-            )
-            subject = sweep.Subject(module, encoder.preprocess, decoded.samples, pixel_values, singles)
-            work = work if rank.index == 0 else None
-            limits = measure_limit(running, "before", work, max(batch_sizes), budget)
+            limit_of = work if rank.index == 0 else None
+            limits = measure_limit(running, "before", limit_of, max(batch_sizes), budget)
             measurements = sweep.measure(subject, batch_sizes, budget, rank)
-            reached = max(map(sweep.fastest_ips, measurements))
-            limits += measure_limit(running, "after", work, max(batch_sizes), budget, reached)
-            rows = report_rows(log, measurements, work, limits)
-            shares = rank.gather([{"node": rank.node, **measurement.share()} for measurement in measurements])
-            if rank.count > 1 and rank.index == 0:
-                report_ranks(log, measurements, shares)
+            rows = [measurement.fields() for measurement in measurements]
+            reached = [summaries.fastest_ips(row["batch_size"], row) for row in rows if row["status"] == "ok"]
+            limits += measure_limit(running, "after", limit_of, max(batch_sizes), budget, max(reached, default=0.0))
+            report_rows(log, measurements, rows, work, limits)
+            report_ranks(log, rank, measurements)
             report_speedup(log, rows, baseline_ms, str(running.device))
     return options.EXIT_OK
 
@@ -153,6 +146,25 @@ class Stopwatch:
         start = time.perf_counter()
         yield
         self.times_ms[name] = (time.perf_counter() - start) * 1000
+
+
+def start_on_device(
+    running: Session, encoder: Encoder, pixel_values: Tensor, stopwatch: Stopwatch
+) -> tuple[Tensor, Tensor]:
+    """Place the encoder and pixel_values [N, 3, H, W] on the device, and time the first call.
+
+    Gives the values there and the first one's embedding.
+    """
+    import common
+
+    with stopwatch.measure("place_ms"):
+        common.place(encoder.module, running.device, running.dtype)
+    pixel_values = pixel_values.to(running.device, running.dtype)
+    with stopwatch.measure("first_call_ms"):
+        embedding, _ = common.encode(encoder.module, pixel_values[:1])
+        common.synchronize(running.device)
+    report_startup(running.log, stopwatch)
+    return pixel_values, embedding
 
 
 def count_work(log: RunLog, module: nn.Module, input_size: Sequence[int]) -> Work | None:
@@ -202,21 +214,21 @@ def report_startup(log: RunLog, stopwatch: Stopwatch) -> None:
 
 
 def report_rows(
-    log: RunLog, measurements: Sequence[Measurement], work: Work | None, limits: Sequence[float]
-) -> list[dict[str, Any]]:
-    """Print and record every batch size, then all of them as a table."""
-    rows = []
-    for measurement in measurements:
-        row = measurement.fields()
+    log: RunLog,
+    measurements: Sequence[Measurement],
+    rows: Sequence[dict[str, Any]],
+    work: Work | None,
+    limits: Sequence[float],
+) -> None:
+    """Print and record every batch size beside the limit, then all of them as a table."""
+    for measurement, row in zip(measurements, rows, strict=True):
         if row["status"] == "ok":
             row |= summaries.beside_the_limit(row["throughput_ips"], work.gflop if work else 0.0, limits)
             for each in measurement.passes:
                 record_pass(log, measurement.batch_size, each)
         log.record("perf", **row)
         report_row(log, row)
-        rows.append(row)
     report_table(log, rows)
-    return rows
 
 
 def record_pass(log: RunLog, batch_size: int, timed: Pass) -> None:
@@ -275,8 +287,11 @@ def shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def report_ranks(log: RunLog, measurements: Sequence[Measurement], shares: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """The throughput of every rank while all of them ran, their total, and what of it sharing cost."""
+def report_ranks(log: RunLog, rank: Rank, measurements: Sequence[Measurement]) -> None:
+    """Of several ranks: the throughput of each while all of them ran, their total, and what of it sharing cost."""
+    shares = rank.gather([{"node": rank.node, **measurement.share()} for measurement in measurements])
+    if rank.count == 1 or rank.index > 0:
+        return
     log.line()
     for place, measurement in enumerate(measurements):
         of_ranks = [share[place] for share in shares]

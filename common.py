@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import environment
 from options import UserError, first_line
@@ -149,6 +150,14 @@ def encode(module: nn.Module, pixel_values: Tensor) -> Outputs:
     if elsewhere:
         raise UserError(f"the input is on {device}, but the outputs are on {', '.join(sorted(elsewhere))}")
     return outputs
+
+
+def encode_singly(
+    module: nn.Module, pixel_values: Tensor, device: torch.device, dtype: torch.dtype
+) -> Iterator[Outputs]:
+    """The outputs of each image of pixel_values [N, 3, H, W] alone, as they come, by an encoder on the device."""
+    for pixels in tqdm(pixel_values[:, None], f"{device} {dtype_name(dtype)}", unit="image", disable=None):
+        yield encode(module, pixels.to(device, dtype))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import random
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -133,14 +133,21 @@ def sample_exactly(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
 class Decoded:
     """Samples with their images, and why others that were found in a folder are left out, by their names."""
 
-    samples: list[Sample]
-    images: list[Image.Image]
-    skipped: dict[str, str]
+    samples: list[Sample] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def report(self, log: RunLog) -> None:
         report_skipped(log, self.skipped)
         pairs = zip(self.samples, self.images, strict=True)
         report_frames(log, {sample.name: image.info[FRAMES] for sample, image in pairs if FRAMES in image.info})
+
+
+def take(log: RunLog, paths: Sequence[Path] | None, count: int, seed: int, strict: bool) -> Decoded:
+    """`count` decoded images of what --image names; what was left out, and which are animations, is reported."""
+    decoded = decode_exactly(find_samples(paths), count, seed, strict)
+    decoded.report(log)
+    return decoded
 
 
 def decode_exactly(samples: Sequence[Sample], count: int, seed: int, strict: bool) -> Decoded:

@@ -199,9 +199,7 @@ def check_possible(run: Run, batch_size: int, figures: Mapping[str, Any]) -> Che
 
     The algorithms for convolutions may take fewer operations than are counted, so that there it is a remark.
     """
-    latency_ips = 1000 * batch_size / figures["avg_latency_ms"]
-    fastest = max(figures["throughput_ips"], figures["end_to_end_ips"], latency_ips)
-    share = figures["percent_of_limit"] * fastest / figures["throughput_ips"]
+    share = figures["percent_of_limit"] * summaries.fastest_ips(batch_size, figures) / figures["throughput_ips"]
     possible = share <= summaries.MOST_OF_LIMIT
     exempt = is_convolutional(one(run, "model"))
     bound = "any: convolutions" if exempt else at_most(summaries.MOST_OF_LIMIT)

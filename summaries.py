@@ -135,6 +135,12 @@ def images_per_second(samples_ms: Iterable[float], images_per_sample: int) -> fl
     return images_per_sample * len(times) / (math.fsum(times) / 1000)
 
 
+def fastest_ips(batch_size: int, figures: Mapping[str, Any]) -> float:
+    """The images a second of the fastest of the three passes, from the figures of a batch size."""
+    latency_ips = 1000 * batch_size / figures["avg_latency_ms"]
+    return float(max(figures["throughput_ips"], figures["end_to_end_ips"], latency_ips))
+
+
 def scaling(batch_size: int, shares: Sequence[Mapping[str, Any]], alone: Mapping[str, Any]) -> dict[str, Any]:
     """The throughput of ranks that ran at the same time, and their total as a fraction of so many ranks alone.
 

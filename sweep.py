@@ -170,13 +170,6 @@ class Measurement:
         }
 
 
-def encode_singly(module: nn.Module, pixel_values: Tensor) -> list[Outputs]:
-    """The outputs of each image of pixel_values [N, 3, H, W] alone, on the CPU."""
-    bar = tqdm(pixel_values[:, None], "each image alone", unit="image", disable=None)
-    outputs = (common.encode(module, pixels) for pixels in bar)
-    return [(embedding.cpu(), hidden_state.cpu()) for embedding, hidden_state in outputs]
-
-
 def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank) -> list[Measurement]:
     """Measure each batch size: first the warm-ups, then all sizes in each round, so that a drift hits all alike.
 
@@ -201,15 +194,6 @@ def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: 
                 measurement.attempt(measurement.measure_alone, budget)
         rank.gather(None)
     return measurements
-
-
-def fastest_ips(measurement: Measurement) -> float:
-    """The images a second of its fastest pass; 0 where it was not measured."""
-    if measurement.status != "ok":
-        return 0.0
-    return max(
-        summaries.images_per_second(each.samples_ms, measurement.batch_size * each.calls) for each in measurement.passes
-    )
 
 
 def time_alone(module: nn.Module, pixel_values: Tensor, budget: Budget) -> list[float]:

@@ -30,12 +30,12 @@ CUTS = ("run_start", "env", "sample", "reference", "run_end")
 CUT = """
 import os, signal, sys
 sys.path.insert(0, os.environ["ROOT"])
-import accuracy_run, options, reference, runlog
+import accuracy_run, options, runlog, saved_reference
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children too
 
 where, how = os.environ["CUT_AT"], int(os.environ["SIGNAL"])
-record, save_file = runlog.RunLog.record, reference.save_file
+record, save_file = runlog.RunLog.record, saved_reference.save_file
 
 def cut(log, event, **fields):
     if event == where:
@@ -48,7 +48,7 @@ def save_half(tensors, path, metadata):
         os.truncate(path, 100)
         os.kill(os.getpid(), how)
 
-runlog.RunLog.record, reference.save_file = cut, save_half
+runlog.RunLog.record, saved_reference.save_file = cut, save_half
 options.run(accuracy_run.main)
 """
 

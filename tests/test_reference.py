@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import accuracy_run
 import accuracy_run_perf
 import check_accuracy_run_perf as checker
-import reference
+import saved_reference
+import summaries
 import timm_encoders
 from logs import Records, find, read_records
 from options import UserError
@@ -199,7 +200,7 @@ def to_float32(tensors: Tensors, _: Metadata) -> None:
 
 def float32_under_another_name(tensors: Tensors, metadata: Metadata) -> None:
     """The CPU's float32 as if it were float64, which would compare it with itself."""
-    for output in reference.OUTPUTS:
+    for output in summaries.OUTPUTS:
         tensors[f"{output}.float64"] = tensors[f"{output}.float32"].clone()
 
 
@@ -261,7 +262,7 @@ def test_every_truncation_is_refused(saved: Path, tmp_path: Path) -> None:
     for end in range(0, len(content) - 1, len(content) // 40):
         (tmp_path / "cut").write_bytes(content[:end])
         with pytest.raises(UserError, match="is no whole safetensors file"):
-            reference.load(tmp_path / "cut", ["float32"], 2, [])
+            saved_reference.read(tmp_path / "cut", ["float32"], 2, [])
 
 
 def test_a_models_weights_are_no_reference(tiny_timm: Path, tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_an_earlier_reference_stays_until_the_new_one_is_whole(
         raise OSError(28, "No space left on device")
 
     file = Path(shutil.copy(saved, tmp_path))
-    monkeypatch.setattr("reference.save_file", cut)
+    monkeypatch.setattr("saved_reference.save_file", cut)
     with pytest.raises(UserError, match="No space left on device"):
         run(tmp_path, tiny_timm, "--save-reference", file)
     assert file.read_bytes() == saved.read_bytes()
