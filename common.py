@@ -127,9 +127,10 @@ def compiled(module: nn.Module, device: torch.device, shapes: int) -> nn.Module:
             backend = importlib.import_module("torchair").get_npu_backend()
         except Exception as error:  # torch_npu puts a stand-in in its place, which raises errors of its own
             raise UserError(f"--compile on an NPU needs TorchAir: {first_line(error)}") from error
-    # Beyond its limit torch.compile runs eagerly and says nothing.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * shapes)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    config: Any = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name in torch 2.6
+    setattr(config, limit, max(getattr(config, limit), 2 * shapes))
+    setattr(config, f"fail_on_{limit.replace('size_', '')}_hit", True)  # else torch.compile runs eagerly, unsaid
     made: Any = torch.compile(module, backend=backend, dynamic=False)
     return cast(nn.Module, made)
 

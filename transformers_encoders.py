@@ -321,7 +321,9 @@ def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) 
         alone = len(checkpoint.files) == 1
         (folder / (hubs.SINGLE_FILE if alone else file.name)).symlink_to(file.resolve())
     if len(checkpoint.files) > 1:
-        (folder / hubs.INDEX).write_bytes((checkpoint.files[0].parent / hubs.INDEX).read_bytes())
+        # Of what the shards hold: transformers 4 takes a key for loaded that the index names and no shard has.
+        shards = {key: file.name for file in checkpoint.files for key in weights.read_keys([file])}
+        (folder / hubs.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
 
 
 def _write_config(path: Path, config: dict[str, Any]) -> None:

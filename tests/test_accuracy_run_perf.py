@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,15 @@ def test_start_up_is_apart_from_the_figures(run: Callable[..., Records]) -> None
     assert all(startup[key] > 0 for key in ("load_ms", "place_ms", "first_call_ms"))
 
 
+@pytest.fixture
+def quiet_compiler() -> Iterator[None]:
+    """Its own messages to pytest's handler take longer than all the rest."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("quiet_compiler")
 @pytest.mark.parametrize("scale", [1.0, 1.1])
 def test_a_compiled_encoder_is_timed_and_compared_with_the_eager_one(
     scale: float, run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
@@ -270,20 +279,29 @@ def test_a_compiled_encoder_is_timed_and_compared_with_the_eager_one(
 
     compile_with = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, **_: compile_with(module, backend=backend, dynamic=False))
-    logging.disable()  # the compiler's own messages to pytest's handler take longer than all the rest
-    try:
-        records = run("--compile", batch_sizes=(1, 2))
-    finally:
-        logging.disable(logging.NOTSET)
+    records = run("--compile", batch_sizes=(1, 2))
     assert sorted(compiled) == [1, 2]
     assert find(records, "model")["compiled"] is True
     assert find(records, "perf", batch_size=2)["output_relative_l2"] == pytest.approx(scale - 1, abs=1e-5)
 
 
-def test_a_compiler_has_room_for_every_batch_size() -> None:
-    """Beyond its limit torch.compile would run eagerly, without a word."""
-    import torch._dynamo
+@pytest.mark.usefixtures("quiet_compiler")
+def test_a_compiler_has_room_for_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its limit torch.compile would run eagerly, without a word; here it has room, and then says so."""
+    torch.compiler.reset()
+    backends: list[int] = []
 
-    common.compiled(torch.nn.Identity(), torch.device("cpu"), 30)
-    assert torch._dynamo.config.recompile_limit >= 30
-    assert torch._dynamo.config.fail_on_recompile_limit_hit
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        backends.append(1)
+        return graph.forward
+
+    compile_with = torch.compile
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", lambda module, **_: compile_with(module, backend=backend, dynamic=False))
+        module = common.compiled(torch.nn.ReLU(), torch.device("cpu"), 12)
+    for size in range(1, 13):
+        module(torch.ones(size))
+    assert len(backends) == 12
+    with pytest.raises(Exception, match=r"(?i)limit"):
+        for size in range(13, 30):
+            module(torch.ones(size))

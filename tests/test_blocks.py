@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import blocks
 import common
 import diagnosis
+import weights
 from blocks import Layer, find_blocks, profile
 
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
@@ -63,8 +64,7 @@ CHAINS = {  # timm's name: how many blocks, the first and the last
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_chain_of_a_timm_model(name: str) -> None:
-    with torch.device("meta"):
-        found = find_blocks(timm.create_model(name))
+    found = find_blocks(weights.build_on_meta(lambda: timm.create_model(name)))
     assert (len(found), found[0][0], found[-1][0]) == CHAINS[name]
 
 
