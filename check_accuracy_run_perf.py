@@ -7,38 +7,21 @@ device with the same code, every figure finite and inside its bound, every summa
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
-import environment
 import options
-import summaries
 import verdict_files
 from accuracy_checks import check_references
-from evidence import (
-    KIND,
-    Check,
-    Gates,
-    Group,
-    Judgement,
-    UnjudgeableError,
-    Verdict,
-    guarded,
-    is_simulated,
-    number,
-    one,
-    passed,
-    text,
-)
+from evidence import KIND, Check, Gates, Group, Judgement, UnjudgeableError, Verdict, guarded, one, text
 from options import UserError
 from perf_checks import check_perf, check_regression, check_same_outputs
 from remarks import remarks_on
-from runlog import LONGEST_LINE, Run, UnreadableRecordError, printable, read_runs
+from runlog import Run, UnreadableRecordError, lines_of, printable, read_runs
+from setting_checks import check_common_facts, check_numerics, check_setting
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -54,20 +37,6 @@ DEFAULT_LOGS = ("logs/accuracy.log", "logs/benchmark.log")
 WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
 INFERENCE_LOG = "inference.log"  # its outputs belong on the pages, and prove nothing
 
-# What the runs of one verdict must have in common, beside weights, dtype and device.
-COMMON_FACTS = {
-    "run_start": ("code_sha256",),
-    "env": (
-        *("device_name", "simulated", "python", "platform", "cpu_model", "cann", *environment.PACKAGES),
-        *("npu_driver", "allow_hf32", "fallback_disabled", "task_queue_enable", "visible_devices"),
-    ),
-    "model": (
-        *("model", "library", "architecture", "params", "left_out_keys", "input_size", "preprocess"),
-        *("operators", "classifier"),
-    ),
-}
-# Records that only this kind of run writes: in another they are out of place.
-OWN_EVENTS = {"accuracy": ("accuracy", "sample"), "perf": ("latencies", "limit", "perf", "ranks", "speedup")}
 LONGEST_CELL = 400  # characters; a hostile log can hold texts of any length
 
 
@@ -181,10 +150,10 @@ def read_log(name: str) -> list[Run]:
     """The runs in a log file, or in standard input for `-`. Raises UserError when there is nothing to judge."""
     try:
         if name == "-":
-            runs = list(read_runs(text_lines(sys.stdin.buffer)))  # type: ignore[arg-type]
+            runs = list(read_runs(lines_of(sys.stdin.buffer)))  # type: ignore[arg-type]
         else:
             with open(name, "rb") as file:
-                runs = list(read_runs(text_lines(file)))
+                runs = list(read_runs(lines_of(file)))
     except OSError as error:
         raise UserError(f"{name} can't be read: {error.strerror}") from error
     except UnreadableRecordError as error:
@@ -194,16 +163,6 @@ def read_log(name: str) -> list[Run]:
     for run in runs:
         run.log = "standard input" if name == "-" else Path(name).name
     return runs
-
-
-def text_lines(file: io.BufferedReader) -> Iterable[bytes]:
-    """The lines of a log, no longer than a byte more than a line may be; PowerShell's `tee` writes UTF-16, which its
-    byte order mark shows.
-    """
-    if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = io.TextIOWrapper(file, "utf-16", errors="replace")
-        return (line.encode() for line in iter(lambda: text.readline(LONGEST_LINE + 1), ""))
-    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
 
 
 def shortened(text: str) -> str:
@@ -296,64 +255,6 @@ def check_baseline(group: Group, gates: Gates, earlier: Sequence[Run]) -> Iterat
     elif not faults:
         for run in group.of("perf"):
             yield from guarded(check_regression(run, known[0], gates.max_regression))
-
-
-def check_common_facts(group: Sequence[Run]) -> Check:
-    """Code, libraries, device and preprocessing are the same in all runs."""
-    different = []
-    for event, keys in COMMON_FACTS.items():
-        for key in keys:
-            values = [json.dumps(run.events(event)[0].get(key, "missing"), sort_keys=True) for run in group]
-            if any(value != values[0] for value in values):  # as text: in Python 1, 1.0 and true are equal
-                different.append(f"{key} differs: {' / '.join(value[:24] for value in values)}")
-    if different:
-        return Check("same setting", "; ".join(different), "equal in all runs", Verdict.CANNOT_JUDGE)
-    return Check("same setting", "code, versions, device", "equal in all runs", Verdict.PASS)
-
-
-def check_setting(run: Run, gates: Gates) -> Iterator[Check]:
-    """What was run, and on what."""
-    env, model, kind = one(run, "env"), one(run, "model"), KIND[run.start["script"]]
-    device = text(env, "device")
-    device_kind = device.partition(":")[0]
-
-    name = f"{device} {text(env, 'device_name')}"
-    required = gates.require_device or device_kind
-    yield Check(f"{kind} device", name, required, passed(device_kind == required and text(env, "device_name") != ""))
-    placed = text(env, "parameters_device")
-    yield Check(f"{kind} weights on", placed, device, passed(placed == device))
-    if device_kind == "npu" and not is_simulated(env):
-        versions = f"torch_npu {env.get('torch_npu')}, CANN {env.get('cann')}"
-        known = isinstance(env.get("torch_npu"), str) and isinstance(env.get("cann"), str)
-        yield Check(f"{kind} NPU software", versions, "both known", Verdict.PASS if known else Verdict.CANNOT_JUDGE)
-
-    source = text(model, "weights_source")
-    allowed = source != "random" or gates.allow_random_weights
-    bound = "any" if gates.allow_random_weights else "not random"
-    yield Check(f"{kind} weights", source, bound, Verdict.PASS if allowed else Verdict.CANNOT_JUDGE)
-    misfits = [number(model, "missing_keys"), number(model, "unexpected_keys")]
-    yield Check(f"{kind} misfit keys", f"{max(misfits):g}", "0", passed(misfits == [0, 0]))
-    foreign = [event for other, events in OWN_EVENTS.items() for event in events if other != kind and run.events(event)]
-    if foreign:
-        yield Check(f"{kind} records", f"{foreign[0]} among them", "its own", Verdict.CANNOT_JUDGE)
-
-
-def check_numerics(run: Run) -> Iterator[Check]:
-    """Strict evidence shows a probe that agrees, over the operators of the model; a CPU reference always does."""
-    model, found, kind = one(run, "model"), one(run, "numerics"), KIND[run.start["script"]]
-    operators, reference, dtype = model.get("operators"), found.get("reference"), text(model, "dtype")
-    known = {"conv", "matmul", "attention", "gelu", "gelu_tanh"}
-    named = isinstance(operators, list) and operators and set(map(str, operators)) <= known
-    if not named or not isinstance(operators, list) or dtype not in summaries.MANTISSA_BITS:
-        raise UnjudgeableError("model record: operators or dtype are not those of a numerics probe")
-    if not isinstance(reference, dict):
-        raise UnjudgeableError("numerics record: no probe of the reference")
-    strict = text(model, "numerics") == "strict"
-    faults = summaries.probe_contradictions(found, operators, dtype)
-    value, bound = "; ".join(faults) or f"as {dtype} asks", "as asked" if strict else "any: fast numerics"
-    yield Check(f"{kind} probe of the device", value, bound, passed(not (strict and faults)))
-    faults = summaries.probe_contradictions(reference, operators, "float32")
-    yield Check(f"{kind} probe of the CPU", "; ".join(faults) or "as float32 asks", "as asked", passed(not faults))
 
 
 if __name__ == "__main__":

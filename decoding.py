@@ -57,7 +57,7 @@ class Batches(Dataset[Batch]):
                     frames[sample.name] = image.info[FRAMES]
             except UserError as error:
                 skipped[sample.name] = str(error)
-                if self.strict or not sample.found:
+                if not sample.is_optional(self.strict):
                     refused = refused or str(error)
         stacked = torch.stack(pixel_values) if pixel_values else torch.empty(0)
         names, sha256 = [sample.name for sample in good], [sample.sha256() for sample in good]

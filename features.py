@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,21 +97,17 @@ class FeatureParts:
             save_file({"embedding": part.embeddings}, new, {key: json.dumps(value) for key, value in about.items()})
 
     def read(self, batches: range) -> Part:
-        file = self._file(batches)
-        try:
-            with safe_open(file, "np") as opened:
-                about = {key: json.loads(value) for key, value in opened.metadata().items()}
-                return Part(opened.get_tensor("embedding"), **about)
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise UserError(f"{file} is no whole part; remove it, and --resume makes it again") from error
+        with self._opened(batches) as opened:
+            about = {key: json.loads(value) for key, value in opened.metadata().items()}
+            return Part(opened.get_tensor("embedding"), **about)
 
     def join(self, about: dict[str, Any]) -> tuple[int, int]:
         """Write the feature file from its parts, one in memory at a time, and remove them; its shape [N, D]."""
         names, width = [], 0
         for batches in self.ranges():
-            part = self.read(batches)
-            names += part.names
-            width = max(width, part.embeddings.shape[1])
+            with self._opened(batches) as opened:
+                names += json.loads(opened.metadata()["names"])
+                width = max(width, opened.get_slice("embedding").get_shape()[1])
         if not names:
             raise UserError(f"none of the images could be decoded: no {self.path}")
         shape = (len(names), width)
@@ -128,6 +125,16 @@ class FeatureParts:
                     beside.write_text(json.dumps(about, indent=1), encoding="utf-8")
         shutil.rmtree(self.folder)
         return shape
+
+    @contextmanager
+    def _opened(self, batches: range) -> Iterator[Any]:
+        """A part's safetensors file. Raises UserError where it is not whole."""
+        file = self._file(batches)
+        try:
+            with safe_open(file, "np") as opened:
+                yield opened
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise UserError(f"{file} is no whole part; remove it, and --resume makes it again") from error
 
     def _file(self, batches: range) -> Path:
         return self.folder / f"{batches.start:08}-{batches.stop:08}.safetensors"

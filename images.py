@@ -62,6 +62,10 @@ class Sample:
         image.info = {FRAMES: frames} if frames > 1 else {}
         return image
 
+    def is_optional(self, strict: bool) -> bool:
+        """Whether a run goes on without it where it can't be decoded."""
+        return self.found and not strict
+
     def sha256(self) -> str:
         """Of the file's bytes, and of the crop where there is one."""
         digest = hashlib.sha256(self.path.read_bytes())
@@ -165,7 +169,7 @@ def decode_exactly(samples: Sequence[Sample], count: int, seed: int, strict: boo
             decoded.append(sample.load())
             good.append(sample)
         except UserError as error:
-            if strict or not sample.found:
+            if not sample.is_optional(strict):
                 raise
             skipped[sample.name] = str(error)
     if not good:

@@ -8,19 +8,11 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import environment
 import options
 from options import UserError
 from ranks import Rank
-from runlog import RunLog
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from encoders import Encoder
-    from features import Part
 
 SCRIPT = "inference.py"
 EXAMPLES = """examples:
@@ -30,7 +22,6 @@ EXAMPLES = """examples:
   python inference.py --model demo --image photos/ --batch-size 8 --output features.safetensors
   torchrun --nproc-per-node 8 inference.py --device npu --image photos/ --batch-size 32 --output features.safetensors
 """
-MOST_PRINTED = 10  # images; of the others there are records only
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -91,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             import images
             import loading
             import session
+            import topk
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
@@ -101,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             batches = decoding.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
             workers = decoding.default_workers(rank.count) if args.workers is None else args.workers
             runner = embedder.Embedder(running, encoder, batches, workers)
-            report = Report(log, args.topk, encoder, len(samples))
+            report = topk.Report(log, args.topk, encoder, len(samples))
             if args.output:
                 made = embedder.write_features(args.output, args.resume, rank, runner)
             else:
@@ -111,63 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if rank.index == 0:
                 report.finish()
     return options.EXIT_OK
-
-
-class Report:
-    """What is printed and recorded of every image: its largest outputs, or why it was left out."""
-
-    def __init__(self, log: RunLog, topk: int, encoder: Encoder, expected: int) -> None:
-        self.log, self.topk, self.encoder, self.expected = log, topk, encoder, expected
-        self.images = self.skipped = 0
-
-    def add(self, part: Part) -> None:
-        for name, sha256, vector in zip(part.names, part.sha256, part.embeddings, strict=True):
-            self.images += 1
-            self._add_image(name, sha256, vector)
-        import images
-
-        self.skipped += len(part.skipped)
-        images.report_skipped(self.log, part.skipped)
-        images.report_frames(self.log, part.frames)
-
-    def finish(self) -> None:
-        """The counts. Raises UserError where there was no image to count."""
-        if self.images == 0:
-            raise UserError(f"none of the {self.expected} images could be decoded")
-        if self.images > MOST_PRINTED:
-            self.log.line(f"... and {self.images - MOST_PRINTED} more images, each with its record in the log")
-        if self.skipped:
-            self.log.line(f"Skipped images: {self.skipped} of {self.expected}")
-
-    def _add_image(self, name: str, sha256: str, vector: np.ndarray) -> None:
-        import numpy as np
-
-        largest = vector.argsort(kind="stable")[::-1][: self.topk]
-        label = self.encoder.label
-        top = [
-            {"index": index, "value": float(vector[index]), "label": label(index) if label else None}
-            for index in largest.tolist()
-        ]
-        nonfinite = int((~np.isfinite(vector)).sum())
-        if self.images <= MOST_PRINTED:
-            self._print_image(name, top)
-        if nonfinite:
-            self.log.line(f"warning: {nonfinite} of {len(vector)} outputs of {name} are NaN or infinite")
-        self.log.record(
-            "inference",
-            image=name,
-            image_sha256=sha256,
-            output_shape=[1, len(vector)],
-            nonfinite=nonfinite,
-            topk=top,
-        )
-
-    def _print_image(self, name: str, top: Sequence[dict[str, Any]]) -> None:
-        self.log.line()
-        self.log.line(f"Top-{len(top)} outputs (index, value){f' of {name}' if self.expected > 1 else ''}:")
-        for place, entry in enumerate(top, start=1):
-            label = f", label={entry['label']}" if entry["label"] else ""
-            self.log.line(f"  {place}. index={entry['index']}, value={entry['value']:.6f}{label}")
 
 
 def require_output(path: Path | None, resume: bool, rank: Rank) -> None:

@@ -86,6 +86,7 @@ def compute_figures(run: Run, batch_size: int, limits: list[float]) -> dict[str,
     throughput_ips = summaries.images_per_second(window_ms, batch_size * calls)
     gflop = number(one(run, "model"), "gflop_per_image") if limits else 0.0
     return {
+        "batch_size": batch_size,
         **summaries.summarize_latency(latency_ms),
         "throughput_ips": throughput_ips,
         "end_to_end_ips": summaries.images_per_second(end_to_end_ms, batch_size),
@@ -199,7 +200,7 @@ def check_possible(run: Run, batch_size: int, figures: Mapping[str, Any]) -> Che
 
     The algorithms for convolutions may take fewer operations than are counted, so that there it is a remark.
     """
-    share = figures["percent_of_limit"] * summaries.fastest_ips(batch_size, figures) / figures["throughput_ips"]
+    share = figures["percent_of_limit"] * summaries.fastest_ips(figures) / figures["throughput_ips"]
     possible = share <= summaries.MOST_OF_LIMIT
     exempt = is_convolutional(one(run, "model"))
     bound = "any: convolutions" if exempt else at_most(summaries.MOST_OF_LIMIT)

@@ -5,27 +5,35 @@ Both pages come from the same code. Needs matplotlib for the plots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import model_card
-from evidence import Group, Judgement, UnjudgeableError, Verdict, one, text
-from markdown_text import escape, table, wrap
+from evidence import Group, Judgement, UnjudgeableError, Verdict, is_simulated, one, text
 from options import UserError, first_line
 from remarks import caveats_of
+from report_markdown import escape, table, wrap
+from report_sections import NONE, SECTIONS, Say, Subject, device_name, guarded
 from runlog import Run
-from sections import NONE, SECTIONS, Say, Subject, device_name, guarded
 from whole_files import write_all
 
 PAGES = {"report.md": 0, "report.zh-CN.md": 1}  # the language's place in Words
 SHORT = 8  # digits of a hash that tell groups apart
 
+# Of the front matter.
+LIBRARIES = ("timm", "transformers")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+PLAIN = re.compile(r"[A-Za-z0-9][\w. -]{0,60}", re.ASCII)  # a name that can be a tag
+FRAMEWORK = "pytorch"
+TASKS = {True: "image-classification", False: "image-feature-extraction"}
+
 
 def write(folder: Path, judgement: Judgement, inferences: Sequence[Run]) -> None:
     """Write the pages and plots into the folder. Raises UserError when that can't be done."""
     try:
-        import plots
+        import report_plots
     except ImportError as error:
         reason = first_line(error)
         raise UserError(f"--report draws with matplotlib: {reason}; pip install matplotlib") from error
@@ -33,7 +41,7 @@ def write(folder: Path, judgement: Judgement, inferences: Sequence[Run]) -> None
     contents: dict[str, bytes] = {}
     subjects = []
     for place, group in enumerate(judgement.groups, start=1):
-        drawn = plots.draw_all(group)
+        drawn = report_plots.draw_all(group)
         names = {name: f"{name}.png" if place == 1 else f"{name}-{place}.png" for name in drawn}
         contents |= {names[name]: image for name, image in drawn.items()}
         subjects.append(Subject(group, [run for run in inferences if belongs(run, group)], names))
@@ -58,7 +66,7 @@ def belongs(run: Run, group: Group) -> bool:
 
 def page(judgement: Judgement, subjects: Sequence[Subject], say: Say) -> str:
     """One page in one language."""
-    parts = [model_card.front_matter(judgement.groups), *head(judgement, say)]
+    parts = [front_matter(judgement.groups), *head(judgement, say)]
     for subject in subjects:
         weights = text(one(subject.group.runs[0], "model"), "weights_sha256")[:SHORT]
         of = f": {escape(subject.group.title)} ({escape(weights)})" if len(subjects) > 1 else ""
@@ -66,6 +74,61 @@ def page(judgement: Judgement, subjects: Sequence[Subject], say: Say) -> str:
             parts += [f"## {say(*heading)}{of}", *guarded(section, subject, say)]
     parts += [f"## {say('Log files', '日志文件')}", *log_files(judgement, subjects, say)]
     return "\n\n".join(map(wrap, parts)) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------- the front matter
+def front_matter(groups: Sequence[Group]) -> str:
+    """A model card's metadata, YAML between two `---`, for Hugging Face, ModelScope and Modelers.
+
+    Hugging Face reads `library_name`, `pipeline_tag`, `base_model` and `tags`, ModelScope `frameworks`, `tasks`,
+    `base_model` and `tags`, Modelers `hardwares`. There is no license: the records do not know it. Names from the
+    records are quoted, and left out where they are no plain names. The NPU and its tags are claimed only for what ran
+    on one: not for the CPU, and not for a simulation.
+    """
+    runs = [run for group in groups for run in group.runs]
+    models = [one(run, "model") for run in runs]
+    libraries = _unique(str(model.get("library")) for model in models if model.get("library") in LIBRARIES)
+    hub_ids = _unique(
+        model["model"]
+        for model in models
+        if HUB_ID.fullmatch(model["model"]) and model.get("weights_source") == model["model"]
+    )
+    tasks = _unique(TASKS[model.get("classifier") is True] for model in models)
+    hardware = _unique(name for run in runs for name in _hardware(run))
+    lines = ["---"]
+    if len(libraries) == 1:
+        lines.append(f"library_name: {libraries[0]}")
+    if len(tasks) == 1:
+        lines += [f"pipeline_tag: {tasks[0]}", *_list("tasks", tasks)]
+    lines += _list("frameworks", [FRAMEWORK])
+    lines += _list("base_model", [json.dumps(hub_id) for hub_id in hub_ids])
+    lines += _list("hardwares", hardware)
+    lines += _list("tags", _unique(tag for run in runs for tag in _tags(run)) + libraries)
+    return "\n".join([*lines, "---"])
+
+
+def _hardware(run: Run) -> list[str]:
+    """The kind of device that computed; a simulated one is none."""
+    env = one(run, "env")
+    return [] if is_simulated(env) else [env["device"].partition(":")[0].upper()]
+
+
+def _tags(run: Run) -> list[str]:
+    env = one(run, "env")
+    kind, name = env["device"].partition(":")[0], str(env.get("device_name"))
+    if is_simulated(env):
+        return ["simulation"]
+    if kind != "npu":
+        return [kind.upper()]
+    return ["NPU", "Ascend", *([json.dumps(name)] if PLAIN.fullmatch(name) else [])]
+
+
+def _list(key: str, values: list[str]) -> list[str]:
+    return [f"{key}:", *(f"  - {value}" for value in values)] if values else []
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
 
 
 # --------------------------------------------------------------------------------------------------------- the head

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
 import math
 import os
@@ -237,6 +238,16 @@ class Run:
 
 class UnreadableRecordError(ValueError):
     """A line with the record marker that holds no valid record, or more than a log can hold."""
+
+
+def lines_of(file: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a log, none longer than a byte more than a line may be; PowerShell's `tee` writes UTF-16, which its
+    byte order mark shows.
+    """
+    if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = io.TextIOWrapper(file, "utf-16", errors="replace")
+        return (line.encode() for line in iter(lambda: text.readline(LONGEST_LINE + 1), ""))
+    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
 
 
 def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:

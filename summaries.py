@@ -135,9 +135,9 @@ def images_per_second(samples_ms: Iterable[float], images_per_sample: int) -> fl
     return images_per_sample * len(times) / (math.fsum(times) / 1000)
 
 
-def fastest_ips(batch_size: int, figures: Mapping[str, Any]) -> float:
-    """The images a second of the fastest of the three passes, from the figures of a batch size."""
-    latency_ips = 1000 * batch_size / figures["avg_latency_ms"]
+def fastest_ips(figures: Mapping[str, Any]) -> float:
+    """The images a second of the fastest of the three passes, from the figures of a `perf` record."""
+    latency_ips = 1000 * figures["batch_size"] / figures["avg_latency_ms"]
     return float(max(figures["throughput_ips"], figures["end_to_end_ips"], latency_ips))
 
 

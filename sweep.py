@@ -18,9 +18,11 @@ import options
 import summaries
 import timing
 from common import Outputs
+from encoders import Encoder
 from images import Sample
 from ranks import Rank
-from timing import Budget, Pass, Warmup
+from session import Session
+from timing import Budget, Pass, Stopwatch, Warmup
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,38 @@ class Measurement:
             "image_sha256": self.subject.first_sha256,
             "fingerprint": metrics.fingerprint(self.embedding[0]),
         }
+
+
+def start_on_device(
+    running: Session, encoder: Encoder, pixel_values: Tensor, stopwatch: Stopwatch
+) -> tuple[Tensor, Tensor]:
+    """Place the encoder and pixel_values [N, 3, H, W] on the device, and time the first call.
+
+    Gives the values there and the first one's embedding.
+    """
+    with stopwatch.measure("place_ms"):
+        common.place(encoder.module, running.device, running.dtype)
+    pixel_values = pixel_values.to(running.device, running.dtype)
+    with stopwatch.measure("first_call_ms"):
+        embedding, _ = common.encode(encoder.module, pixel_values[:1])
+        common.synchronize(running.device)
+    return pixel_values, embedding
+
+
+def prepare(
+    running: Session, encoder: Encoder, samples: Sequence[Sample], pixel_values: Tensor, compiled_shapes: int | None
+) -> Subject:
+    """What is to be timed, and what it has to give: the eager encoder's outputs of each image alone.
+
+    `compiled_shapes`: the encoder is timed as torch.compile makes it, for so many batch sizes.
+    """
+    module = encoder.module
+    with running.numerics.watch():
+        singly = common.encode_singly(module, pixel_values, running.device, running.dtype)
+        expected = [(embedding.cpu(), hidden_state.cpu()) for embedding, hidden_state in singly]
+    if compiled_shapes:
+        module = common.compiled(module, running.device, compiled_shapes)
+    return Subject(module, encoder.preprocess, samples, pixel_values, expected)
 
 
 def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank) -> list[Measurement]:

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -92,6 +93,19 @@ class Pass:
             outputs[turn] = self.call(turn)
         finish(outputs[turn])
         return (time.perf_counter() - start) * 1000
+
+
+class Stopwatch:
+    """The times in ms of steps that happen once, by name."""
+
+    def __init__(self) -> None:
+        self.times_ms: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.times_ms[name] = (time.perf_counter() - start) * 1000
 
 
 def finish(outputs: Outputs) -> None:

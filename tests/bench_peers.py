@@ -252,8 +252,8 @@ def folders(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> tu
     import decoding
     import embedder
     import images
-    import inference
     import session
+    import topk
     from ranks import Rank
     from runlog import NoLog
 
@@ -269,7 +269,7 @@ def folders(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> tu
     def whole() -> None:
         with session.start(NoLog(), "cpu", "float32", "strict") as running, tempfile.TemporaryDirectory() as output:
             runner = embedder.Embedder(running, encoder, batches, workers)
-            report = inference.Report(NoLog(), 5, encoder, len(samples))
+            report = topk.Report(NoLog(), 5, encoder, len(samples))
             for part in embedder.write_features(Path(output) / "features.safetensors", False, Rank(), runner):
                 report.add(part)
 

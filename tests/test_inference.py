@@ -25,6 +25,7 @@ import images
 import inference
 import options
 import runlog
+import topk
 import weights
 
 CPU = ("--device", "cpu")
@@ -377,12 +378,12 @@ def test_a_damaged_image_in_a_folder_is_left_out_named_and_counted(infer: Runner
 
 
 def test_many_images_are_recorded_and_a_few_are_printed(infer: Runner, tiny_timm: Path) -> None:
-    for number in range(inference.MOST_PRINTED + 2):
+    for number in range(topk.MOST_PRINTED + 2):
         noise(Path(f"photos/{number:02}.png"), seed=number)
     finished = infer("--model", tiny_timm, *CPU, "--image", "photos", "--batch-size", 5)
-    assert finished.stdout.count("Top-5 outputs") == inference.MOST_PRINTED
+    assert finished.stdout.count("Top-5 outputs") == topk.MOST_PRINTED
     assert "... and 2 more images" in finished.stdout
-    assert len(read_run().events("inference")) == inference.MOST_PRINTED + 2
+    assert len(read_run().events("inference")) == topk.MOST_PRINTED + 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

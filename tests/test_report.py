@@ -20,7 +20,7 @@ from PIL import Image
 
 import check_accuracy_run_perf as checker
 import figures
-import sections
+import report_sections
 from logs import Edit, Records, change, drop, edited, find, read_records
 from options import UserError
 
@@ -51,10 +51,10 @@ def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
 @pytest.fixture
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
     """Run the checker with --report, its plots left out: the exit code and the pages by name, `out` beside them."""
-    import plots
+    import report_plots
 
     def run(folder: Path, *flags: str) -> tuple[int, dict[str, str]]:
-        monkeypatch.setattr(plots, "draw_all", lambda group: {Path(name).stem: b"" for name in PLOTS})
+        monkeypatch.setattr(report_plots, "draw_all", lambda group: {Path(name).stem: b"" for name in PLOTS})
         logs = [str(folder / name) for name in LOGS[:2]]
         code = checker.main([*logs, "--report", str(tmp_path / "pages"), *flags])
         pages = {name: (tmp_path / "pages" / name).read_text(encoding="utf-8") for name in PAGES}
@@ -188,7 +188,7 @@ def test_the_tables_are_the_records_cell_by_cell(
         assert cells["throughput_ips"] == f"{record['throughput_ips']:.2f}"
         assert cells["end_to_end_ips"] == f"{record['end_to_end_ips']:.2f}"
         assert cells["percent_of_limit"] == f"{record['percent_of_limit']:.1%}"
-        for key in sections.LATENCY_KEYS[1:]:
+        for key in report_sections.LATENCY_KEYS[1:]:
             assert cells[key] == ("-" if record[key] is None else f"{record[key]:.3f}"), key
 
     accuracy = [record for record in read_records(folder / "accuracy.log") if record["event"] == "accuracy"]
@@ -391,7 +391,7 @@ def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidenc
     code, pages = report(folder)
     assert code == 0, pages["out"]
     headings = re.findall(r"^## (.*)$", pages["report.md"], re.M)
-    assert len(headings) == len(set(headings)) == 2 * len(sections.SECTIONS) + 1
+    assert len(headings) == len(set(headings)) == 2 * len(report_sections.SECTIONS) + 1
     assert "latency-2.png" in pages["report.md"]
 
 

@@ -13,7 +13,7 @@ import summaries
 from environment import PACKAGES
 from evidence import Group, UnjudgeableError, Words, is_simulated, number, number_or_none, numbers, one, text
 from figures import format_metric, percent
-from markdown_text import command, escape, fenced, table
+from report_markdown import command, escape, fenced, table
 from runlog import Record, Run
 
 INFERENCE = "inference.py"
