@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from forks import Forks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: the tests run a worker a core
 
@@ -74,6 +77,15 @@ def run_script(tmp_path: Path) -> Runner:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A process that has imported the libraries, and forks a child for each script of a file of tests."""
+    from forks import Forks
+
+    with Forks() as running:
+        yield running
 
 
 def save_timm(folder: Path, config: dict[str, Any] = TINY_TIMM, seed: int = 0) -> Path:

@@ -54,12 +54,6 @@ options.run(accuracy_run.main)
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
     """A folder with the logs of an accuracy and a perf run that pass, and a saved reference."""
     import accuracy_run_perf

@@ -1,4 +1,4 @@
-"""The NPU path, on the simulated NPU: the scripts unmodified, as processes; every fault is noticed, no sound run is.
+"""The NPU path, on the simulated NPU: the scripts unmodified, as processes.
 
 A simulated NPU proves what the program does with a device and what its checks can see, nothing about Ascend hardware.
 """
@@ -7,36 +7,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Finished, Runner
+from conftest import ROOT, Runner
 from forks import SIMULATED_NPU, Forks, needs_simulated_npu
+from npu_runs import ACCURACY, CHECK, ON_NPU, PERF, SIZES, VIT
 
 from logs import Records, find, read_records
 
 pytestmark = needs_simulated_npu
-
-VIT = ("--model", "timm/test_vit", "--weights", "random")  # three blocks, exact GELU, seeded weights
-ON_NPU = ("--device", "npu")
-ACCURACY = ("accuracy_run.py", *ON_NPU, "--samples", "2")
-PERF = ("accuracy_run_perf.py", *ON_NPU, "--iterations", "5", "--warmup", "1", "--max-seconds", "0.2")
-CHECK = ("check_accuracy_run_perf.py", "--allow-random-weights", "--require-device", "npu")
-SIZES = ("--batch-sizes", "1", "2")
-MEMORY_MB = 13  # holds the ViT and a batch of 8, but none of 16
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as running:
-        yield running
-
-
-def fired(report: Path) -> int:
-    """How often the simulator's faults fired inside a model."""
-    return sum(json.loads(report.read_text())["faults"].values()) if report.exists() else 0
 
 
 # ---------------------------------------------------------------------------------------------- the whole chain
@@ -229,93 +209,6 @@ def test_a_fallback_raises_unless_the_user_allows_it(forks: Forks, tmp_path: Pat
     assert "warning: operators ran on the CPU: ['aten::cat']" in check.stdout
 
 
-# ------------------------------------------------------------------------------------------------ synchronisation
-KERNEL_MS, SYNC_MS = 3.0, 20.0
-
-
-def time_slow_kernels(
-    forks: Forks, folder: Path, script: Path | str = PERF[0], kernel_ms: float = KERNEL_MS, sync_ms: float = 0.0
-) -> Records:
-    """The records of a perf run at batch size 1 on a device whose kernels and synchronisations take this long."""
-    slow = {"SIMULATED_NPU_KERNEL_US": int(kernel_ms * 1000), "SIMULATED_NPU_SYNC_US": int(sync_ms * 1000)}
-    arguments = (*PERF[1:], *VIT, "--batch-sizes", 1, "--no-cpu-baseline")
-    run = forks.run(script, *arguments, cwd=folder, SIMULATED_NPU_REPORT=folder / "report", **slow)
-    assert run.code == 0, run.stderr
-    return read_records(folder / "logs" / "benchmark.log")
-
-
-def kernels_of_a_forward(folder: Path) -> int:
-    """Those that only the model launches, at least: the limit's matrix products launch linear too."""
-    report = json.loads((folder / "report").read_text())
-    return int(sum(report["operators"][name] for name in ("native_layer_norm", "gelu", "add")) // report["forwards"])
-
-
-def without_synchronisation(folder: Path, what: str) -> Path:
-    """A copy of the scripts in which a line of the timer is missing; the path of the perf script."""
-    for file in ROOT.glob("*.py"):
-        shutil.copy(file, folder)
-    timer = (folder / "timing.py").read_text()
-    assert timer.count(what) == 1
-    (folder / "timing.py").write_text(timer.replace(what, ""))
-    return folder / PERF[0]
-
-
-def test_the_three_passes_hold_the_time_of_their_kernels(forks: Forks, tmp_path: Path) -> None:
-    """Queued calls share the cost of a synchronisation; those that are synchronised pay it each."""
-    records = time_slow_kernels(forks, tmp_path, sync_ms=SYNC_MS)
-    kernels_ms = kernels_of_a_forward(tmp_path) * KERNEL_MS
-    assert kernels_ms > 20 * KERNEL_MS
-    samples_ms = {r["pass"]: [ms / r["calls"] for ms in r["samples_ms"]] for r in records if r["event"] == "latencies"}
-    assert min(samples_ms["latency"]) >= kernels_ms + SYNC_MS
-    assert min(samples_ms["throughput"]) >= kernels_ms
-    assert min(samples_ms["end_to_end"]) >= kernels_ms + SYNC_MS
-
-
-def test_queued_calls_take_less_than_the_sum_of_their_latencies(forks: Forks, tmp_path: Path) -> None:
-    arguments = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 20, "--max-seconds", 5, "--warmup", 1)
-    slow = {"SIMULATED_NPU_KERNEL_US": 100, "SIMULATED_NPU_SYNC_US": 20_000}
-    assert forks.run(PERF[0], *ON_NPU, *VIT, *arguments, cwd=tmp_path, **slow).code == 0
-    row = find(read_records(tmp_path / "logs" / "benchmark.log"), "perf", batch_size=1)
-    window = find(read_records(tmp_path / "logs" / "benchmark.log"), "latencies", **{"pass": "throughput"})
-    assert window["calls"] > 1
-    assert min(window["samples_ms"]) < window["calls"] * row["avg_latency_ms"]
-    assert row["throughput_ips"] > 1000 / row["avg_latency_ms"]
-
-
-def test_a_timer_that_does_not_finish_measures_less_than_its_kernels(forks: Forks, tmp_path: Path) -> None:
-    script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
-    row = find(time_slow_kernels(forks, tmp_path, script), "perf", batch_size=1)
-    assert row["min_latency_ms"] < kernels_of_a_forward(tmp_path) * KERNEL_MS
-
-
-def test_a_lost_synchronisation_is_more_than_the_device_can(forks: Forks, tmp_path: Path) -> None:
-    """The rule of 105 %: the run is flagged, and the checker fails it."""
-    script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
-    records = time_slow_kernels(forks, tmp_path, script, kernel_ms=6.0)
-    assert find(records, "perf", batch_size=1)["percent_of_limit"] > 1.05
-    assert "more than the device can" in (tmp_path / "logs" / "benchmark.log").read_text()
-    check = forks.run(*CHECK, "logs/benchmark.log", cwd=tmp_path)
-    assert any("percent_of_limit" in row and row.endswith("FAIL") for row in check.stdout.splitlines())
-
-
-def test_reading_an_element_stands_in_for_a_lost_synchronisation(forks: Forks, tmp_path: Path) -> None:
-    script = without_synchronisation(tmp_path, "    common.synchronize(embedding.device)\n")
-    row = find(time_slow_kernels(forks, tmp_path, script), "perf", batch_size=1)
-    assert row["min_latency_ms"] >= kernels_of_a_forward(tmp_path) * KERNEL_MS
-
-
-def test_out_of_memory_is_a_row_and_the_smaller_batches_stand(forks: Forks, tmp_path: Path) -> None:
-    sizes = ("--batch-sizes", 1, 4, 8, 16, "--no-cpu-baseline")
-    run = forks.run(*PERF, *sizes, *VIT, cwd=tmp_path, SIMULATED_NPU_MEMORY_MB=MEMORY_MB)
-    assert run.code == 0, run.stderr
-    rows = [record for record in read_records(tmp_path / "logs" / "benchmark.log") if record["event"] == "perf"]
-    assert [(row["batch_size"], row["status"]) for row in rows] == [(1, "ok"), (4, "ok"), (8, "ok"), (16, "oom")]
-    assert [row["peak_memory_mb"] for row in rows[:3]] == sorted(row["peak_memory_mb"] for row in rows[:3])
-    check = forks.run(*CHECK, "logs/benchmark.log", cwd=tmp_path)
-    failed = [row.split()[:3] for row in check.stdout.splitlines() if row.endswith("FAIL")]
-    assert failed == [["batch", "16", "status"]]
-
-
 def test_a_compiler_that_is_missing_is_an_error(forks: Forks, tmp_path: Path) -> None:
     run = forks.run(*PERF, *SIZES, *VIT, "--compile", cwd=tmp_path)
     assert (run.code, run.stderr.count("\n")) == (2, 1)
@@ -394,97 +287,6 @@ def test_bfloat16_is_held_to_its_expected_error(forks: Forks, tmp_path: Path) ->
     fault = {"SIMULATED_NPU_FAULT": "linear:noise=0.1"}
     assert forks.run(*ACCURACY, *VIT, "--dtype", "bfloat16", cwd=tmp_path, **fault).code == 0
     assert forks.run(*CHECK, cwd=tmp_path).code == 1
-
-
-# ---------------------------------------------------------------------------------------------- faults, and none
-@dataclass(frozen=True)
-class Fault:
-    """A fault, in which runs it acts (accuracy, perf), with which numerics, and what of the verdict must name it."""
-
-    text: str
-    named: str
-    runs: tuple[str, ...] = ("accuracy", "perf")
-    fast: bool = False  # strict replaces the GELU operator, so its faults act on fast alone
-    sizes: tuple[str, ...] = ("1", "2")
-
-
-PERF_ONLY, ACCURACY_ONLY = ("perf",), ("accuracy",)
-FAULTS = [
-    Fault("gelu:nan", "NaN or infinite", fast=True),
-    Fault("layer_norm:nan", "NaN or infinite"),
-    Fault("attention:nan", "NaN or infinite"),
-    Fault("conv:nan", "NaN or infinite"),
-    Fault("linear:nan", "NaN or infinite"),
-    Fault("layer_norm:inf", "NaN or infinite"),
-    Fault("attention:inf", "NaN or infinite"),
-    Fault("layer_norm:scale=1.02", "relative_l2"),
-    Fault("gelu:scale=1.02", "relative_l2", fast=True),
-    Fault("linear:scale=1.02", "relative_l2"),
-    Fault("conv:scale=1.1", "relative_l2"),
-    Fault("attention:zero", "relative_l2"),
-    Fault("attention:zero;head=0", "relative_l2"),
-    Fault("attention:zero;call=1", "relative_l2"),
-    Fault("gelu:zero;call=2", "relative_l2", fast=True),
-    Fault("conv:zero", "relative_l2"),
-    Fault("linear:noise=0.1", "relative_l2"),
-    Fault("layer_norm:noise=0.1", "relative_l2"),
-    Fault("attention:noise=0.5", "relative_l2"),
-    Fault("linear:raise", "status 'error'"),
-    Fault("attention:raise", "status 'error'"),
-    Fault("gelu:raise", "status 'error'", fast=True),
-    Fault("linear:fallback", "status 'error'"),
-    Fault("linear:oom", "status 'error'"),
-    Fault("linear:oom;batch=8", "batch 8 status", PERF_ONLY, sizes=("1", "8")),
-    Fault("attention:raise;batch=2", "batch 2 status", PERF_ONLY),
-    Fault("to:stay", "status 'error'"),
-    Fault("to:stay", "status 'error'", PERF_ONLY),
-    Fault("layer_norm:nan", "output_relative_l2", PERF_ONLY),
-    Fault("linear:scale=1.02", "same embedding", PERF_ONLY),
-    Fault("gelu:zero", "same embedding", PERF_ONLY, fast=True),
-    Fault("attention:zero;batch=2", "batch 2 output_relative_l2", PERF_ONLY),
-    Fault("linear:noise=0.1;batch=2", "batch 2 output_relative_l2", PERF_ONLY),
-    Fault("linear:nan;batch=2", "batch 2 output_relative_l2", PERF_ONLY),
-    Fault("layer_norm:scale=1.02", "relative_l2", ACCURACY_ONLY),
-]
-
-
-def run_chain(forks: Forks, folder: Path, fault: Fault | None, numerics: str) -> tuple[Finished, int]:
-    """Both runs and the checker; the verdict, and how often the fault fired inside the model."""
-    count = 0
-    sizes = fault.sizes if fault else ("1", "2")
-    for kind, script in (("accuracy", ACCURACY), ("perf", (*PERF, "--no-cpu-baseline", "--batch-sizes", *sizes))):
-        report = folder / f"{kind}.json"
-        acts = fault is not None and kind in fault.runs
-        acting = {"SIMULATED_NPU_FAULT": fault.text, "SIMULATED_NPU_REPORT": report} if fault and acts else {}
-        run = forks.run(*script, *VIT, "--numerics", numerics, cwd=folder, **acting)
-        assert run.code in (0, 2), run.stderr
-        assert acts or run.code == 0, run.stderr
-        count += fired(report)
-    return forks.run(*CHECK, cwd=folder), count
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.text}-{'+'.join(fault.runs)}")
-def test_a_fault_never_passes_and_the_verdict_names_its_check(fault: Fault, forks: Forks, tmp_path: Path) -> None:
-    check, count = run_chain(forks, tmp_path, fault, "fast" if fault.fast else "strict")
-    assert count > 0, "the fault did not fire inside the model"
-    assert check.code in (1, 2)
-    failed = [row for row in check.stdout.splitlines() if row.endswith(("FAIL", "CANNOT JUDGE"))]
-    assert any(fault.named in row for row in failed[:-1]), check.stdout
-
-
-def test_there_are_thirty_faults_of_every_kind() -> None:
-    assert len({(fault.text, fault.runs) for fault in FAULTS}) >= 30
-
-
-@pytest.mark.parametrize("numerics", ["strict", "fast"])
-def test_runs_without_a_fault_never_fail(numerics: str, forks: Forks, tmp_path: Path) -> None:
-    """Fifteen chains each, with other images and weights every time."""
-    for seed in range(15):
-        for script in (ACCURACY, (*PERF, *SIZES, "--no-cpu-baseline")):
-            run = forks.run(*script, *VIT, "--numerics", numerics, "--seed", seed, cwd=tmp_path)
-            assert run.code == 0, run.stderr
-        check = forks.run(*CHECK, cwd=tmp_path)
-        assert check.code == 0, check.stdout
 
 
 def test_records_know_the_device_that_computed(forks: Forks, tmp_path: Path) -> None:
