@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="logs, several runs in one file too; - is standard input (default: logs/accuracy.log logs/benchmark.log)",
     )
     parser.add_argument(
-        "--require-device", choices=("npu", "cuda", "cpu"), help="FAIL evidence from any other kind of device"
+        "--require-device", choices=tuple(options.DEVICE_KINDS), help="FAIL evidence from any other kind of device"
     )
     parser.add_argument(
         "--threshold",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import environment
-from options import UserError, first_line
+from options import ACCELERATORS, UserError, first_line
 from runlog import RunLog
 
 MIB = 1024 * 1024
@@ -28,7 +28,7 @@ def select_device(name: str) -> torch.device:
     Raises UserError, saying what is missing, for an explicit device that is not there: never a silent fallback.
     """
     if name == "auto":
-        name = next((kind for kind in ("npu", "cuda") if _why_absent(kind, 0) is None), "cpu")
+        name = next((kind for kind in ACCELERATORS if _why_absent(kind, 0) is None), "cpu")
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")

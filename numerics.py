@@ -215,7 +215,7 @@ def in_force(mode: str, device: torch.device, dtype: torch.dtype) -> Iterator[Nu
     cpu = torch.device("cpu")
     torch.set_float32_matmul_precision("highest")  # of the CPU reference, whatever the mode
     if mode == "strict":
-        _switch_reduced_precision_off(device)
+        switch_reduced_precision_off(device)
     with ExitStack() as stack:
         found = probe(device, dtype)
         replaced = mode == "strict" and device != cpu and (found.gelu, found.gelu_tanh) != ("erf", "tanh")
@@ -226,7 +226,7 @@ def in_force(mode: str, device: torch.device, dtype: torch.dtype) -> Iterator[Nu
         yield Numerics(mode, device, dtype, found, reference, replaced)
 
 
-def _switch_reduced_precision_off(device: torch.device) -> None:
+def switch_reduced_precision_off(device: torch.device) -> None:
     """HF32 and TF32 off, by the documented switches. GELU's is an environment variable, read when torch starts."""
     if device.type == "npu":
         npu = device_module(device)

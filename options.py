@@ -22,6 +22,9 @@ EXIT_OK = 0
 EXIT_FAIL = 1
 EXIT_ERROR = 2  # a wrong input, environment or device failure; for the checker: cannot judge
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+# The kinds of device, in the order in which `auto` takes them, and by what torch.distributed joins several of them.
+DEVICE_KINDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+ACCELERATORS = tuple(kind for kind in DEVICE_KINDS if kind != "cpu")
 STORAGE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP),
@@ -105,8 +108,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="auto",
         type=device_name,
-        metavar="auto|npu[:N]|cuda[:N]|cpu",
-        help="auto takes npu, then cuda, then cpu, and says which (default: %(default)s)",
+        metavar="|".join(["auto", *(f"{kind}[:N]" for kind in ACCELERATORS), "cpu"]),
+        help=f"auto takes {', then '.join(DEVICE_KINDS)}, and says which (default: %(default)s)",
     )
     device.add_argument(
         "--numerics",
@@ -206,11 +209,12 @@ def import_errors() -> Iterator[None]:
 def device_name(text: str) -> str:
     """`auto`, `cpu`, `npu`, `npu:1`, `cuda`, `cuda:0` ...; anything else is a usage error."""
     kind, colon, index = text.partition(":")
-    if kind in ("npu", "cuda") and (not colon or (index.isascii() and index.isdigit())):
+    if kind in ACCELERATORS and (not colon or (index.isascii() and index.isdigit())):
         return text
     if text in ("auto", "cpu"):
         return text
-    raise argparse.ArgumentTypeError(f"{text!r} is not auto, npu, npu:N, cuda, cuda:N or cpu")
+    known = ", ".join(f"{kind}, {kind}:N" for kind in ACCELERATORS)
+    raise argparse.ArgumentTypeError(f"{text!r} is not auto, {known} or cpu")
 
 
 def positive_int(text: str) -> int:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from options import UserError
+from options import DEVICE_KINDS, UserError
 
-# By kind of device. What ranks tell each other are a few numbers on the CPU, by gloo.
-BACKENDS = {"npu": ("hccl", "cpu:gloo,npu:hccl"), "cuda": ("nccl", "cpu:gloo,cuda:nccl"), "cpu": ("gloo", "gloo")}
 PATIENCE = timedelta(days=1)  # of a rank that is done: torchrun ends all of them when one dies
 
 
@@ -56,9 +54,10 @@ class Rank:
             return
         import torch.distributed as dist
 
-        name, backend = BACKENDS[device_type]
-        known = dist.is_backend_available(name)  # hccl comes with torch_npu
-        dist.init_process_group(backend if known else "gloo", timeout=PATIENCE)
+        backend = DEVICE_KINDS[device_type]
+        # What ranks tell each other are a few numbers on the CPU, by gloo; hccl comes with torch_npu.
+        own = device_type != "cpu" and dist.is_backend_available(backend)
+        dist.init_process_group(f"cpu:gloo,{device_type}:{backend}" if own else "gloo", timeout=PATIENCE)
         try:
             yield
         finally:

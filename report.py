@@ -15,7 +15,7 @@ from evidence import Group, Judgement, UnjudgeableError, Verdict, is_simulated, 
 from options import UserError, first_line
 from remarks import caveats_of
 from report_markdown import escape, table, wrap
-from report_sections import NONE, SECTIONS, Say, Subject, device_name, guarded
+from report_sections import NONE, SECTIONS, Say, Topic, device_name, guarded
 from runlog import Run
 from whole_files import write_all
 
@@ -39,14 +39,14 @@ def write(folder: Path, judgement: Judgement, inferences: Sequence[Run]) -> None
         raise UserError(f"--report draws with matplotlib: {reason}; pip install matplotlib") from error
 
     contents: dict[str, bytes] = {}
-    subjects = []
+    topics = []
     for place, group in enumerate(judgement.groups, start=1):
         drawn = report_plots.draw_all(group)
         names = {name: f"{name}.png" if place == 1 else f"{name}-{place}.png" for name in drawn}
         contents |= {names[name]: image for name, image in drawn.items()}
-        subjects.append(Subject(group, [run for run in inferences if belongs(run, group)], names))
+        topics.append(Topic(group, [run for run in inferences if belongs(run, group)], names))
     for name, language in PAGES.items():
-        contents[name] = page(judgement, subjects, Say(language)).encode()
+        contents[name] = page(judgement, topics, Say(language)).encode()
     write_all(folder, contents)
 
 
@@ -64,15 +64,15 @@ def belongs(run: Run, group: Group) -> bool:
     return same and model.get("weights_sha256") in (None, wanted.get("weights_sha256"))
 
 
-def page(judgement: Judgement, subjects: Sequence[Subject], say: Say) -> str:
+def page(judgement: Judgement, topics: Sequence[Topic], say: Say) -> str:
     """One page in one language."""
     parts = [front_matter(judgement.groups), *head(judgement, say)]
-    for subject in subjects:
-        weights = text(one(subject.group.runs[0], "model"), "weights_sha256")[:SHORT]
-        of = f": {escape(subject.group.title)} ({escape(weights)})" if len(subjects) > 1 else ""
+    for topic in topics:
+        weights = text(one(topic.group.runs[0], "model"), "weights_sha256")[:SHORT]
+        of = f": {escape(topic.group.title)} ({escape(weights)})" if len(topics) > 1 else ""
         for heading, section in SECTIONS:
-            parts += [f"## {say(*heading)}{of}", *guarded(section, subject, say)]
-    parts += [f"## {say('Log files', '日志文件')}", *log_files(judgement, subjects, say)]
+            parts += [f"## {say(*heading)}{of}", *guarded(section, topic, say)]
+    parts += [f"## {say('Log files', '日志文件')}", *log_files(judgement, topics, say)]
     return "\n\n".join(map(wrap, parts)) + "\n"
 
 
@@ -173,8 +173,8 @@ def title(judgement: Judgement, say: Say) -> str:
     return say(f"{models} on {devices}", f"{models} 适配验证：{devices}")
 
 
-def log_files(judgement: Judgement, subjects: Sequence[Subject], say: Say) -> Iterator[str]:
-    listed = {id(run): run for run in (*judgement.runs, *(run for subject in subjects for run in subject.inferences))}
+def log_files(judgement: Judgement, topics: Sequence[Topic], say: Say) -> Iterator[str]:
+    listed = {id(run): run for run in (*judgement.runs, *(run for topic in topics for run in topic.inferences))}
     columns = [say("log", "日志"), say("script", "脚本"), say("time", "时间"), say("run", "运行编号")]
     columns += [say("records", "记录数"), "records_sha256", say("state", "状态")]
     rows = [log_row(run, say) for run in listed.values()]

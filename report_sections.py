@@ -39,7 +39,7 @@ CAPTIONS = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class Topic:
     """What a section is about: one group, the inference runs that belong to it, and how its plots' files are called."""
 
     group: Group
@@ -61,13 +61,13 @@ class Say:
         return words[self.language]
 
 
-Section = Callable[[Subject, Say], Iterator[str]]
+Section = Callable[[Topic, Say], Iterator[str]]
 
 
-def guarded(section: Section, subject: Subject, say: Say) -> Iterator[str]:
+def guarded(section: Section, topic: Topic, say: Say) -> Iterator[str]:
     """The section, ended by a word where the records lack what it shows."""
     try:
-        yield from section(subject, say)
+        yield from section(topic, say)
     except UnjudgeableError as error:
         yield f"{say('The records are incomplete', '记录不完整')}: {escape(error)}"
 
@@ -81,12 +81,12 @@ def device_name(env: Record, say: Say) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ the encoder
-def model_section(subject: Subject, say: Say) -> Iterator[str]:
-    model = one(subject.group.runs[0], "model")
-    shapes = {sample.get("output"): sample.get("shape") for each in subject.runs for sample in each.events("sample")}
-    inferred = [record.get("output_shape") for each in subject.inferences for record in each.events("inference")]
+def model_section(topic: Topic, say: Say) -> Iterator[str]:
+    model = one(topic.group.runs[0], "model")
+    shapes = {sample.get("output"): sample.get("shape") for each in topic.runs for sample in each.events("sample")}
+    inferred = [record.get("output_shape") for each in topic.inferences for record in each.events("inference")]
     preprocess = model.get("preprocess")
-    counted = [one(run, "model") for run in subject.group.of("perf")] or [model]
+    counted = [one(run, "model") for run in topic.group.of("perf")] or [model]
     facts = [
         (say("model", "模型"), text(model, "model")),
         (say("library", "模型库"), text(model, "library")),
@@ -104,8 +104,8 @@ def model_section(subject: Subject, say: Say) -> Iterator[str]:
     yield facts_table(facts, say)
 
 
-def environment_section(subject: Subject, say: Say) -> Iterator[str]:
-    run = subject.group.runs[0]
+def environment_section(topic: Topic, say: Say) -> Iterator[str]:
+    run = topic.group.runs[0]
     env, model, probe = one(run, "env"), one(run, "model"), one(run, "numerics")
     facts = [
         (say("device", "设备"), f"{text(env, 'device')}: {env.get('device_name')}"),
@@ -145,13 +145,13 @@ def facts_table(facts: Sequence[tuple[str, object]], say: Say) -> str:
     return table([say("item", "项目"), say("value", "值")], rows)
 
 
-def usage_section(subject: Subject, say: Say) -> Iterator[str]:
+def usage_section(topic: Topic, say: Say) -> Iterator[str]:
     yield say("What was run, with paths cut to their last part:", "实际运行的命令（路径只保留最后一级）：")
-    commands = [command([*launcher_of(run), text(run.start, "script"), *arguments_of(run)]) for run in subject.runs]
-    logs = list(dict.fromkeys(run.log for run in subject.group.runs if run.log))
+    commands = [command([*launcher_of(run), text(run.start, "script"), *arguments_of(run)]) for run in topic.runs]
+    logs = list(dict.fromkeys(run.log for run in topic.group.runs if run.log))
     judged = command(["python", "check_accuracy_run_perf.py", *logs])
     yield fenced(["pip install -r requirements.txt", *commands, judged], "bash")
-    if any(text(one(run, "env"), "device").startswith("npu") for run in subject.group.runs):
+    if any(text(one(run, "env"), "device").startswith("npu") for run in topic.group.runs):
         yield say(
             "Before them, `source` the `set_env.sh` of the CANN toolkit.",
             "运行前先 `source` CANN toolkit 的 `set_env.sh`。",
@@ -172,8 +172,8 @@ def arguments_of(run: Run) -> list[str]:
     return [*model, *device, *argv]
 
 
-def inference_section(subject: Subject, say: Say) -> Iterator[str]:
-    records = [record for run in subject.inferences for record in run.events("inference")]
+def inference_section(topic: Topic, say: Say) -> Iterator[str]:
+    records = [record for run in topic.inferences for record in run.events("inference")]
     if not records:
         yield say(
             "No inference log of this encoder was among the logs; `inference.py` writes one.",
@@ -195,8 +195,8 @@ def inference_section(subject: Subject, say: Say) -> Iterator[str]:
 
 
 # --------------------------------------------------------------------------------------------------------- accuracy
-def accuracy_section(subject: Subject, say: Say) -> Iterator[str]:
-    runs = subject.group.of("accuracy")
+def accuracy_section(topic: Topic, say: Say) -> Iterator[str]:
+    runs = topic.group.of("accuracy")
     if not runs:
         yield say("No accuracy run was among the logs.", "日志中没有精度运行记录。")
     for run in runs:
@@ -215,7 +215,7 @@ def accuracy_section(subject: Subject, say: Say) -> Iterator[str]:
                 f"{escape(text(record, 'output'))} 的噪声基底：{percent(number_or_none(record, 'relative_l2'))}"
                 "（CPU float32 与 float64 之差）。",
             )
-    bounds = [c for c in subject.group.checks if c.name.endswith(("relative_error", "relative_l2", "top1_gap"))]
+    bounds = [c for c in topic.group.checks if c.name.endswith(("relative_error", "relative_l2", "top1_gap"))]
     gated = [c for c in bounds if "output_relative_l2" not in c.name]
     if gated:
         yield say("What the checker judged, by its own bound:", "检查脚本按自身阈值给出的判定：")
@@ -235,8 +235,8 @@ def accuracy_cell(record: Record, key: str) -> str:
     return format_metric(key, number_or_none(record, key))
 
 
-def diagnosis_section(subject: Subject, say: Say) -> Iterator[str]:
-    runs = [run for run in subject.group.of("accuracy") if run.events("cause") or run.events("layer")]
+def diagnosis_section(topic: Topic, say: Say) -> Iterator[str]:
+    runs = [run for run in topic.group.of("accuracy") if run.events("cause") or run.events("layer")]
     if not runs:
         yield say(
             "The logs hold no explanation of the error; `accuracy_run.py --explain` adds one, and does so by itself "
@@ -251,8 +251,8 @@ def diagnosis_section(subject: Subject, say: Say) -> Iterator[str]:
             yield table(columns, [cause_row(cause, say) for cause in run.events("cause")])
         block = diagnosis.conclude_blocks(run.events("layer"), text(one(run, "model"), "dtype"))
         yield say(f"Blocks: {escape(block.en)}.", f"逐 block：{escape(block.zh)}。")
-    yield image("blocks", subject, say)
-    yield image("causes", subject, say)
+    yield image("blocks", topic, say)
+    yield image("causes", topic, say)
 
 
 def cause_row(cause: Record, say: Say) -> list[str]:
@@ -262,14 +262,14 @@ def cause_row(cause: Record, say: Say) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------ performance
-def performance_section(subject: Subject, say: Say) -> Iterator[str]:
-    runs = subject.group.of("perf")
+def performance_section(topic: Topic, say: Say) -> Iterator[str]:
+    runs = topic.group.of("perf")
     if not runs:
         yield say("No perf run was among the logs.", "日志中没有性能运行记录。")
     for run in runs:
         yield from performance_of(run, say)
-    yield image("throughput", subject, say)
-    yield image("latency", subject, say)
+    yield image("throughput", topic, say)
+    yield image("latency", topic, say)
 
 
 def performance_of(run: Run, say: Say) -> Iterator[str]:
@@ -385,17 +385,17 @@ def rounded(record: Record, key: str, form: str) -> str | None:
     return format(number(record, key), form)
 
 
-def image(name: str, subject: Subject, say: Say) -> str:
-    return f"![{say(*CAPTIONS[name])}]({subject.plots[name]})"
+def image(name: str, topic: Topic, say: Say) -> str:
+    return f"![{say(*CAPTIONS[name])}]({topic.plots[name]})"
 
 
 # ----------------------------------------------------------------------------------------------------------- notes
-def notes_section(subject: Subject, say: Say) -> Iterator[str]:
+def notes_section(topic: Topic, say: Say) -> Iterator[str]:
     """What the evidence proves, and what it does not."""
-    samples = [sample for run in subject.group.of("accuracy") for sample in run.events("sample")]
+    samples = [sample for run in topic.group.of("accuracy") for sample in run.events("sample")]
     images = list(dict.fromkeys(text(sample, "image") for sample in samples))
     sources = escape(", ".join([*images[:MOST_IMAGES], *(["..."] if len(images) > MOST_IMAGES else [])]))
-    notes = [*(say(*remark) for remark in subject.group.remarks)]
+    notes = [*(say(*remark) for remark in topic.group.remarks)]
     lines = [f"- {escape(note)}" for note in notes]
     lines += [
         say(
