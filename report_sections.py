@@ -16,7 +16,6 @@ from figures import format_metric, percent
 from report_markdown import command, escape, fenced, table
 from runlog import Record, Run
 
-INFERENCE = "inference.py"
 NONE = "-"
 MOST_IMAGES = 10  # whose names are shown
 MOST_OUTPUTS = 3  # images whose outputs are shown

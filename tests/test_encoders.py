@@ -200,7 +200,7 @@ def test_what_is_no_encoder_is_refused_with_a_reason(family: Family, tmp_path: P
 
 def test_an_output_without_tokens_is_refused() -> None:
     class Detector(torch.nn.Module):
-        config = TINY_CONFIG = type("Config", (), {"model_type": "detector"})
+        config = type("Config", (), {"model_type": "detector"})
 
         def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"boxes": pixel_values}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from conftest import TINY_VIT
 from torch import Tensor
 
 import random_weights
@@ -17,14 +18,7 @@ transformers.logging.disable_progress_bar()
 
 Embed = Callable[[Any, Tensor], Tensor]  # (the library's model, pixel_values [B, 3, H, W]) -> embedding [B, D]
 
-VIT = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
+VIT = {key: value for key, value in TINY_VIT.items() if key not in ("architectures", "model_type")}
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99}
 TOWERS = {"vision_config": VIT, "text_config": TEXT, "projection_dim": 24}
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
@@ -187,16 +181,14 @@ ALL = (
         "PvtModel",
         cls_token,
         image_size=64,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
+        **STAGES,
         num_attention_heads=[1, 2, 2, 2],
     ),
     family(
         "pvt_v2",
         "PvtV2Model",
         mean_of_map,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
+        **STAGES,
         num_attention_heads=[1, 2, 2, 2],
     ),
     family(
@@ -227,21 +219,19 @@ ALL = (
         focal_windows=[3, 3],
         hidden_sizes=[16, 32],
     ),
-    family("poolformer", "PoolFormerModel", mean_of_map, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]),
+    family("poolformer", "PoolFormerModel", mean_of_map, **STAGES),
     family(
         "segformer",
         "SegformerModel",
         mean_of_map,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
+        **STAGES,
         num_attention_heads=[1, 2, 2, 2],
     ),
     family(
         "segformer",
         "SegformerForSemanticSegmentation",
         inside("segformer", mean_of_map),
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
+        **STAGES,
         num_attention_heads=[1, 2, 2, 2],
     ),
     family("swiftformer", "SwiftFormerModel", mean_of_map, embed_dims=[8, 16, 24, 32], depths=[1, 1, 1, 1]),
