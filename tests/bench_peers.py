@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             encoder = loading.load_encoder(str(folder), None, None, None, 0)
             if name == "folder":
                 photos = stack.enter_context(tempfile.TemporaryDirectory())
-                save_photos(photo.load(), Path(photos), args.photos)
+                save_photos(real_photos(), Path(photos), args.photos)
                 ours, peers = folders(encoder, Path(photos), args.batch_size, args.workers)
                 for peer, measure in peers.items():
                     report(peer, "images/s", compare(ours, measure, args.pairs))
@@ -238,10 +238,22 @@ def pipelines(
     return lambda: images_per_second(encode), lambda: images_per_second(lambda: pipeline(batch))
 
 
-def save_photos(image: Image, folder: Path, count: int) -> None:
+def real_photos() -> list[Image]:
+    """Those that matplotlib and scikit-image ship."""
+    import skimage
+
+    import images
+
+    folder = Path(skimage.__file__).parent / "data"
+    names = ("coffee.png", "chelsea.png", "astronaut.png", "rocket.jpg")
+    return [sample.load() for sample in images.find_samples([images.default_photo(), *(folder / n for n in names)])]
+
+
+def save_photos(sources: Sequence[Image], folder: Path, count: int) -> None:
     """JPEG photos of 500 x 375, each another crop of a real one."""
-    width, height = image.width // 2, image.height // 2
     for number in range(count):
+        image = sources[number % len(sources)]
+        width, height = image.width // 2, image.height // 2
         left, top = number % width, number * 7 % height
         crop = image.crop((left, top, left + width, top + height)).resize((500, 375))
         crop.save(folder / f"{number:05}.jpg", quality=90)
