@@ -212,17 +212,17 @@ def megabytes(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
 
 class Stack(nn.Module):
-    def __init__(self):
+    def __init__(self, count):
         super().__init__()
-        self.layers = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(40)))
+        self.layers = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(count)))
     def forward(self, x):
         y = self.layers(x.flatten(1)[:, :1024])
         return y, y[:, None]
 
-module = Stack().requires_grad_(False)
+module = Stack(40).requires_grad_(False)
 weights = sum(p.numel() for p in module.parameters()) * 4 / 2**20
 x = torch.ones(2, 3, 32, 32)
-module.layers[:2](x.flatten(1)[:, :1024].double().float())
+golden.forward_in_float64(Stack(2).requires_grad_(False), x)  # what the first float64 costs once: buffers, heap
 base = megabytes("VmRSS")
 golden.forward_in_float64(module, x) if COPYLESS else module.double()(x.double())
 print((megabytes("VmHWM") - base) / weights)
@@ -230,7 +230,7 @@ print((megabytes("VmHWM") - base) / weights)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's memory count")
-@pytest.mark.parametrize(("copyless", "low", "high"), [(True, 0.0, 0.55), (False, 0.6, 2.5)])
+@pytest.mark.parametrize(("copyless", "low", "high"), [(True, 0.0, 0.3), (False, 0.6, 2.5)])
 def test_memory_holds_the_weights_once(copyless: bool, low: float, high: float) -> None:
     """Beside 160 MB of weights a fraction of them, where module.double() takes as much again or more."""
     code = MEASURE.replace("COPYLESS", str(copyless))
