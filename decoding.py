@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from images import FRAMES, Sample
 from options import UserError, first_line
@@ -60,6 +60,10 @@ class Batches(Dataset[Batch]):
                 if not sample.is_optional(self.strict):
                     refused = refused or str(error)
         stacked = torch.stack(pixel_values) if pixel_values else torch.empty(0)
+        if get_worker_info() is not None:
+            # Here a failure reaches the main process. In the thread that sends a batch nobody would hear of it, and the
+            # main process would wait for ever.
+            stacked.share_memory_()  # type: ignore[no-untyped-call]
         names, sha256 = [sample.name for sample in good], [sample.sha256() for sample in good]
         return Batch(names, sha256, stacked, skipped, refused, frames)
 
@@ -72,7 +76,7 @@ def default_workers(ranks: int) -> int:
 def load(batches: Batches, indices: Sequence[int], workers: int) -> Iterator[Batch]:
     """The batches of these indices in order; one alone is prepared without a worker.
 
-    Raises UserError when a worker dies, as it does where shared memory is too small.
+    Raises UserError when a worker dies, and where shared memory is too small for what the workers prepare.
     """
     loader = DataLoader(
         batches,
@@ -86,4 +90,9 @@ def load(batches: Batches, indices: Sequence[int], workers: int) -> Iterator[Bat
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        if "shared memory" in str(error) or "unable to resize file" in str(error):
+            raise UserError(
+                "the workers' batches do not fit in shared memory: fewer --workers or a smaller --batch-size take "
+                "less, docker run --shm-size gives more, --workers 0 needs none"
+            ) from error
         raise UserError(f"{first_line(error)}; --workers 0 prepares the images without workers") from error

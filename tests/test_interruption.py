@@ -101,7 +101,9 @@ def full_disk(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-FEATURES = ("--image", *[images.default_photo()] * 40, "--workers", "0", "--output")
+PHOTOS = ("--image", *[images.default_photo()] * 40)
+FEATURES = (*PHOTOS, "--workers", "0", "--output")
+IN_WORKERS = (*PHOTOS, "--workers", "1", "--batch-size", "16", "--output", "full/f.npy")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,7 @@ FEATURES = ("--image", *[images.default_photo()] * 40, "--workers", "0", "--outp
         (9000, accuracy_run, ("--samples", "1", "--save-reference", "full/r"), "r can't be written"),
         (3500, inference, (*FEATURES, "full/f.safetensors"), "can't be written"),
         (3500, inference, (*FEATURES, "full/f.npy"), "can't be written"),
+        (1_000_000, inference, IN_WORKERS, "do not fit in shared memory"),  # a container's is small, and a file too
     ],
 )  # fmt: skip
 def test_a_full_disk_is_one_line(
