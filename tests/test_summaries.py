@@ -305,3 +305,14 @@ def test_a_small_nmse_and_a_cosine_near_one_do_not_pass_for_a_large_error() -> N
     """NMSE 0.9 % is a relative error of 9.5 %; cosine 0.9955 belongs to it."""
     worst = metrics(nmse=0.009, relative_l2=0.0949, relative_error=0.0949, cosine_similarity=0.9955, sqnr_db=20.5)
     assert not is_within(worst, 0, 0.01, False)
+
+
+@pytest.mark.parametrize(
+    ("throughput_ips", "end_to_end_ips", "avg_latency_ms", "fastest"),
+    [(300.0, 100.0, 20.0, 300.0), (150.0, 250.0, 20.0, 250.0), (150.0, 100.0, 10.0, 400.0)],
+)
+def test_the_fastest_pass_is_the_one_that_is_held_to_the_limit(
+    throughput_ips: float, end_to_end_ips: float, avg_latency_ms: float, fastest: float
+) -> None:
+    row = {"batch_size": 4, "avg_latency_ms": avg_latency_ms}
+    assert summaries.fastest_ips({**row, "throughput_ips": throughput_ips, "end_to_end_ips": end_to_end_ips}) == fastest
