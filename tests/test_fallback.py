@@ -49,6 +49,7 @@ def lines_until(end: str, reading: int) -> list[str]:
     return text.decode().splitlines()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # the reader comes to its end
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
 def test_operators_that_fall_back_are_named_and_every_line_passes_by(kind: str) -> None:
     lines = [WARNING.format("aten::cat"), "something else", WARNING.format("aten::erfinv")]
