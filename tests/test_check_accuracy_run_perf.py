@@ -662,6 +662,19 @@ def test_both_outputs_are_held_to_a_known_reference(
     assert found == code, output
 
 
+def test_a_summary_of_no_samples_fails(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def without_samples(records: Records) -> None:
+        records[:] = [record for record in records if record["event"] != "sample"]
+        for record in records:
+            if record["event"] == "accuracy":
+                record["samples"] = 0
+
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", without_samples)
+    _, output = check(log, evidence / "benchmark.log")
+    rows = [row for row in failing(output) if "same embedding" not in row]
+    assert [row.split()[:5] for row in rows] == [[output, "samples", "0,", "0", "different"] for output in OUTPUTS]
+
+
 def test_cpu_evidence_fails_where_an_npu_is_required(check: Check, evidence: Path) -> None:
     code, output = check(evidence / "accuracy.log", evidence / "benchmark.log", "--require-device", "npu")
     assert code == 1
@@ -813,6 +826,91 @@ def test_more_operations_in_the_shapes_than_in_the_encoder_fail(check: Check, ev
     assert any("more operations than the encoder" in row for row in failing(output)), output
 
 
+# ------------------------------------------------------------------------------------------------- several ranks
+def on_two_ranks(records: Records) -> None:
+    """A consistent log of two ranks, each as fast as the first alone, on a device of its own where it is no CPU."""
+    records[0]["ranks"] = 2
+    kind, _, index = find(records, "env")["device"].partition(":")
+    for batch_size in records[0]["batch_sizes"]:
+        timed = find(records, "latencies", **{"batch_size": batch_size, "pass": "throughput"})
+        raw = {key: timed[key] for key in ("calls", "samples_ms")}
+        right = {"node": 0, "status": "ok", "output_relative_l2": 1e-7, "nonfinite": 0, **raw}
+        shares = [{**right, "device": f"{kind}:{rank}" if index else kind} for rank in range(2)]
+        found = summaries.scaling(batch_size, shares, raw)
+        fields = {"batch_size": batch_size, "status": "ok", **found, "shares": shares, "alone": raw}
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": "ranks", **fields})
+
+
+def second_rank(**fields: object) -> Edit:
+    """An edit of what the second rank says of batch size 2."""
+
+    def edit(records: Records) -> None:
+        find(records, "ranks", batch_size=2)["shares"][1].update(fields)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (second_rank(device="npu:0"), "one device for several ranks"),
+        (second_rank(device="cuda:1"), "a rank on another kind of device"),
+        (second_rank(status="oom"), "a rank that failed"),
+        (second_rank(output_relative_l2=0.02), "an output that is not the encoder's"),
+        (second_rank(output_relative_l2=None), "an output that is not the encoder's"),
+        (second_rank(nonfinite=1), "an output that is not the encoder's"),
+        (change("ranks", "total_throughput_ips", 1e6, batch_size=2), "total_throughput_ips"),
+        (change("ranks", "scaling_efficiency", 1.5, batch_size=2), "scaling_efficiency"),
+        (change("ranks", "alone_throughput_ips", 1e6, batch_size=2), "alone_throughput_ips"),
+        (change("ranks", "throughput_ips", lambda old: old[:1], batch_size=2), "throughput_ips"),
+        (change("ranks", "shares", lambda old: old[:1], batch_size=2), "1, ok"),
+        (change("ranks", "status", "error", batch_size=2), "2, error"),
+    ],
+)
+def test_a_rank_that_gives_no_evidence_fails(
+    edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def on_ranks(records: Records) -> None:
+        on_two_ranks(records)
+        edit(records)
+
+    accuracy, perf = on_npu(evidence, tmp_path)
+    code, output = check(accuracy, edited(perf, tmp_path / "ranks.log", on_ranks))
+    assert code == 1, output
+    (row,) = failing(output)
+    assert row.startswith("batch 2 ranks")
+    assert named in row
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop("ranks", batch_size=2),
+        change("ranks", "alone", None, batch_size=2),
+        second_rank(samples_ms=[]),
+        second_rank(node="first"),
+        second_rank(device=None),
+    ],
+)
+def test_ranks_without_their_samples_cannot_be_judged(edit: Edit, check: Check, evidence: Path, tmp_path: Path) -> None:
+    def on_ranks(records: Records) -> None:
+        on_two_ranks(records)
+        edit(records)
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", on_ranks)
+    assert check(evidence / "accuracy.log", log)[0] == 2
+
+
+def test_ranks_share_one_cpu_but_no_npu(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", on_two_ranks)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    accuracy, perf = on_npu(evidence, tmp_path)
+    code, output = check(accuracy, edited(perf, tmp_path / "ranks.log", on_two_ranks))
+    assert code == 0, output
+    assert output.count(" images/s, 100.0%") == 2
+
+
 # --------------------------------------------------------------------------------------------------- a baseline
 def even(milliseconds: float) -> Edit:
     """A consistent log in which every call took as long."""
@@ -878,6 +976,17 @@ def test_a_baseline_of_something_else_cannot_be_judged(
     assert check(evidence / "accuracy.log", evidence / "benchmark.log", "--baseline", earlier)[0] == 2
 
 
+def test_a_batch_size_that_the_baseline_could_not_measure_is_not_compared(
+    check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    edit = change("perf", "status", "oom", batch_size=2)
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", edit)
+    code, output = check(evidence / "accuracy.log", evidence / "benchmark.log", "--baseline", earlier)
+    assert code == 0, output
+    rows = [row for row in output.splitlines() if "against baseline" in row]
+    assert [row.split()[:3] for row in rows] == [["batch", "1", "latency"], ["batch", "1", "throughput"]]
+
+
 def test_a_baseline_must_be_whole(check: Check, evidence: Path, tmp_path: Path) -> None:
     cut = edited(evidence / "benchmark.log", tmp_path / "cut.log", drop("latencies"), signed=False)
     logs = (evidence / "accuracy.log", evidence / "benchmark.log")
@@ -927,6 +1036,14 @@ def test_logs_that_hold_nothing_cannot_be_judged(
     assert captured.out.splitlines()[-1] == "OVERALL: CANNOT JUDGE"
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
+
+
+def test_a_run_of_another_script_is_no_evidence(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = change("run_start", "script", "inference.py")
+    code, output = check(edited(evidence / "accuracy.log", tmp_path / "inference.log", edit))
+    assert code == 2
+    (row,) = failing(output)
+    assert "no accuracy, no perf run" in row
 
 
 def test_a_folder_is_no_log(check: Check, tmp_path: Path) -> None:

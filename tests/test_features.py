@@ -119,6 +119,12 @@ def test_joining_takes_the_memory_of_a_part(tmp_path: Path) -> None:
     assert peak < 8000 * 256 * 4 / 1.5
 
 
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"features\.npy\.parts can't be written: Not a directory"):
+        parts_of(tmp_path / "file" / "features.npy").start(resume=False)
+
+
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
     path.write_text("earlier")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import timm
 import torch
 from conftest import ROOT, TINY_VIT
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 import common
 import golden
@@ -166,6 +168,13 @@ def test_an_operator_keeps_every_digit(name: str) -> None:
     assert_near((found, found), (expected(x[:, :, 0, 0]),) * 2)
 
 
+def narrowed(*, x: Tensor) -> Tensor:
+    """A function as torch.nn.functional has them: a mode is handed the whole of it."""
+    if has_torch_function_unary(x):
+        return cast(Tensor, handle_torch_function(narrowed, (x,), x=x))
+    return x.type("torch.FloatTensor")
+
+
 LOST: dict[str, Operator] = {
     "in place": lambda x, w, h: w.add_(1),
     "by operator": lambda x, w, h: w.__iadd__(x[0]),
@@ -175,6 +184,7 @@ LOST: dict[str, Operator] = {
     "a copy": lambda x, w, h: w.copy_(x[0]),
     "by its data": lambda x, w, h: w.data.mul_(2),
     "a cast by a name": lambda x, w, h: x.type("torch.FloatTensor"),
+    "a cast of a keyword": lambda x, w, h: narrowed(x=x),
     "as other bits": lambda x, w, h: x.view(torch.float32),
 }
 

@@ -194,6 +194,11 @@ def test_weights_of_another_name_are_fetched(client: Client, publish: Publish) -
     assert client.fetch(publish({**files, **NOT_WANTED})).files == files
 
 
+def test_a_shard_that_the_index_names_and_the_hub_lacks_is_named(client: Client, publish: Publish) -> None:
+    model = publish({**JSON, **index_of(*SHARDS), SHARDS[0]: b"the first alone"})
+    assert f"lacks {SHARDS[1]}, a shard that its model.safetensors.index.json names" in client.fetch(model).refusal
+
+
 # ---------------------------------------------------------------------------------------- what is not fetched again
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
 def test_a_second_call_makes_no_request(client: Client, publish: Publish, sharded: bool) -> None:
@@ -212,6 +217,14 @@ def test_a_second_call_without_weights_makes_no_request(client: Client, publish:
     client.hub.forget()
     assert client.fetch(model, with_weights=False).files == JSON
     assert client.hub.requests == []
+
+
+def test_a_snapshot_that_lost_its_config_is_fetched_again(client: Client, publish: Publish) -> None:
+    model = publish(PLAIN)
+    first = client.fetch(model)
+    assert first.path is not None
+    (first.path / "config.json").unlink()
+    assert client.fetch(model).files == first.files
 
 
 def test_a_complete_snapshot_needs_no_hub(client: Client, publish: Publish) -> None:

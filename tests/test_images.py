@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import images
-from images import Sample, default_photo, find_samples, sample_exactly
+from images import Sample, decode_exactly, default_photo, find_samples, sample_exactly
 from options import UserError
 
 
@@ -197,6 +197,12 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path, name: str) -> None
     assert str(caught.value) == f"no such image: {path}"
 
 
+def test_a_file_that_has_gone_since_it_was_found_is_an_error(three: list[Sample]) -> None:
+    three[1].path.unlink()
+    with pytest.raises(UserError, match=r"b\.png is no regular file$"):
+        three[1].load()
+
+
 @pytest.mark.parametrize("content", [[], ["notes.txt"], [".hidden.png"]])
 def test_a_folder_without_images_is_an_error(tmp_path: Path, content: list[str]) -> None:
     (tmp_path / "folder" / "inside").mkdir(parents=True)
@@ -289,6 +295,19 @@ def test_the_first_frame_of_an_animation_is_decoded(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
 
 
+def test_pages_that_cannot_be_counted_leave_the_first_one_whole(tmp_path: Path) -> None:
+    """A scan of three pages, cut where the second begins."""
+    colors = ("red", "green", "blue")
+    pages = [Image.new("RGB", (64, 64), color) for color in colors]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    whole = (tmp_path / "a.tif").read_bytes()
+    assert Sample("a.tif", tmp_path / "a.tif").load().info == {images.FRAMES: 3}
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 3 + 100])
+    image = Sample("a.tif", tmp_path / "a.tif").load()
+    assert image.info == {}
+    assert np.asarray(image)[-1, -1].tolist() == [255, 0, 0]
+
+
 # ----------------------------------------------------------------------------------------------------------- crops
 @pytest.fixture
 def three(tmp_path: Path) -> list[Sample]:
@@ -300,6 +319,13 @@ def three(tmp_path: Path) -> list[Sample]:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_where_there_are_enough_the_first_are_taken(three: list[Sample], count: int) -> None:
     assert sample_exactly(three, count, seed=0) == three[:count]
+
+
+def test_no_more_are_decoded_than_are_asked_for(three: list[Sample]) -> None:
+    three[2].path.write_bytes(b"no image, and not looked at")
+    assert decode_exactly(three, 2, seed=0, strict=True).samples == three[:2]
+    with pytest.raises(UserError, match=r"c\.png can't be decoded"):
+        decode_exactly(three, 3, seed=0, strict=True)
 
 
 def test_crops_of_each_in_turn_fill_up(three: list[Sample]) -> None:

@@ -423,6 +423,7 @@ WRONG = {
     "log folder below a file": (DEMO, ("--log-dir", "text.jpg/logs"), "--log-dir"),
     "npy below a file": (DEMO, ("--output", "text.jpg/features.npy"), "features.npy can't be written"),
     "safetensors below a file": (DEMO, ("--output", "text.jpg/f.safetensors"), "f.safetensors can't be written"),
+    "a folder, before the model is looked for": (("--model", "nosuch"), ("--output", "folder.npy"), "Is a directory"),
     "npy where no file can be": (DEMO, ("--output", "/proc/f.npy"), "f.npy can't be written"),
     "safetensors where no file can be": (DEMO, ("--output", "/proc/f.safetensors"), "f.safetensors can't be written"),
 }  # fmt: skip
@@ -439,7 +440,8 @@ USAGE = {
 
 @pytest.fixture
 def wrong_files(tmp_path: Path, tiny_vit: Path) -> None:
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "folder.npy"):
+        (tmp_path / name).mkdir()
     (tmp_path / "text.jpg").write_text("A photo, it says.")
     noise(tmp_path / "whole.jpg", seed=0)
     whole = (tmp_path / "whole.jpg").read_bytes()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import common
 import limit
 import summaries
 from limit import Work
@@ -91,3 +92,36 @@ def test_every_shape_has_five_windows_however_little_time_there_is(work: Work) -
     assert [len(record["samples_ms"]) for record in records] == [limit.FEWEST_WINDOWS] * 2
     records = limit.measure(work, 1, torch.device("cpu"), torch.float32, 60.0)
     assert [len(record["samples_ms"]) for record in records] == [limit.WINDOWS] * 2
+
+
+def test_a_product_that_the_memory_does_not_hold_is_halved(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = F.linear
+
+    def hold_six_rows(left: Tensor, right: Tensor) -> Tensor:
+        if len(left) > 6:
+            raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
+        return multiply(left, right)
+
+    emptied: list[torch.device] = []
+    monkeypatch.setattr(limit.F, "linear", hold_six_rows)
+    monkeypatch.setattr(common, "empty_cache", emptied.append)
+    records = limit.measure(work, 5, torch.device("cpu"), torch.float32, 0.1)
+    assert [record["shape"] for record in records] == [[5, 12, 8], [5, 8, 5]]  # of 20, by 10
+    assert emptied == [torch.device("cpu")] * 4
+
+
+@pytest.mark.parametrize("words", ["out of memory", "operator not supported"])
+def test_a_product_that_no_row_or_no_device_can_do_is_an_error(
+    words: str, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def refuse(left: Tensor, right: Tensor) -> Tensor:
+        assert len(left) > 0
+        rows.append(len(left))
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(limit.F, "linear", refuse)
+    with pytest.raises(RuntimeError, match=f"^{words}$"):
+        limit.measure(work, 1, torch.device("cpu"), torch.float32, 0.1)
+    assert rows == ([4, 2, 1] if words == "out of memory" else [4])

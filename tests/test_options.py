@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +83,7 @@ REFUSED: list[tuple[Callable[[str], float], str]] = [
     *((options.percent, text) for text in ("", "%", "0", "0%", "-1", "nan", "inf", "inf%", "1%%", "1 percent", "1,0")),
     *((options.positive_float, text) for text in ("", "0", "-0.0", "-1", "nan", "inf", "1e999", "5s")),
     *((options.positive_int, text) for text in ("", "0", "-1", "1.5", "1e3", "nan", "0x10", "four")),
+    *((options.nonnegative_int, text) for text in ("", "-1", "0.5", "four")),
 ]
 
 
@@ -90,6 +95,7 @@ def test_a_number_that_makes_no_sense_is_refused(parse: Callable[[str], float], 
 
 def test_positive_numbers_are_taken() -> None:
     assert options.positive_int("16") == 16
+    assert options.nonnegative_int("0") == 0
     assert options.positive_float("0.5") == 0.5
 
 
@@ -295,6 +301,33 @@ def test_debug_shows_the_traceback_of_a_script(tmp_path: Path, run_script: Runne
     assert done.code == 2
     assert "Traceback" in done.stderr
     assert only_error_line(done.stderr) == done.stderr.splitlines()[-1]
+
+
+class Full(io.StringIO):
+    """Standard output on a disk that is full: what is written waits, and no flush gets rid of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+
+def test_standard_output_that_is_full_is_one_line_and_nothing_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Python flushes once more at its end: into nothing then."""
+    with (tmp_path / "full").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", Full(file.fileno()))
+        with pytest.raises(SystemExit) as left:
+            options.run(lambda: 0)
+        assert os.path.samestat(os.fstat(file.fileno()), Path(os.devnull).stat())
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 # ------------------------------------------------------------------------------------------------ logs and imports

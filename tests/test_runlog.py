@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -257,6 +258,12 @@ def test_a_fault_of_one_run_is_not_the_others(tmp_path: Path) -> None:
     assert [bool(run.problems) for run in read_runs([*cut, *whole])] == [True, False]
 
 
+def test_a_machine_without_git_knows_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runlog.git_commit() is None
+    assert records_in(write_log(tmp_path / "x.log"))[0]["git"] is None
+
+
 # ----------------------------------------------------------------------------------------------- damaged records
 DAMAGED = {
     "NaN": b'{"run":"a","seq":0,"event":"x","v":NaN}',
@@ -297,6 +304,22 @@ def test_a_damaged_record_is_refused_with_its_line(lines: Lines, damage: str) ->
     damaged = [*lines[:2], MARKER.encode() + DAMAGED[damage], *lines[2:]]
     with pytest.raises(UnreadableRecordError, match=r"^line 3 holds a damaged record: "):
         list(read_runs(damaged))
+
+
+def test_a_record_that_takes_too_much_memory_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "MOST_MEMORY", 1000)
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+    record = b'{"run":"a","seq":0,"event":"x","v":[[],[],[]]}'
+    with pytest.raises(UnreadableRecordError, match=r"^line 1 holds a damaged record: too large$"):
+        list(read_runs([MARKER.encode() + record]))
+
+
+def test_records_that_take_too_much_memory_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = MARKER.encode() + b'{"run":"a","seq":0,"event":"x"}'
+    monkeypatch.setattr(runlog, "MOST_MEMORY", 1000)
+    assert len(list(read_runs([record] * 2))) == 1
+    with pytest.raises(UnreadableRecordError, match=r"^line 3: more records or runs than can be judged at once$"):
+        list(read_runs([record] * 3))
 
 
 def test_a_sound_record_of_the_same_shape_is_not_refused() -> None:
@@ -515,6 +538,18 @@ def test_standard_output_that_is_no_terminal_carries_the_whole_log(
 ) -> None:
     write_log(tmp_path / "x.log")
     assert capsys.readouterr().out == (tmp_path / "x.log").read_text()
+
+
+def test_a_reader_of_standard_output_that_leaves_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        lines = write_log(tmp_path / "x.log")
+        assert os.path.samestat(os.fstat(writing), Path(os.devnull).stat())
+    assert problems_of(lines) == []
 
 
 def test_a_terminal_is_spared_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
