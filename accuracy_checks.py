@@ -15,6 +15,7 @@ from evidence import (
     at_most,
     equal,
     guarded,
+    is_whole,
     number,
     number_or_none,
     numbers,
@@ -97,9 +98,8 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     allowed = summaries.allowed_error(text(model, "dtype"), threshold, number_or_none(accuracy, "expected_relative_l2"))
     for metric in summaries.gated_metrics(classifier):
         value = worst[metric]
-        yield Check(
-            f"{output} {metric}", percent(value), at_most(allowed), passed(value is not None and 0 <= value <= allowed)
-        )
+        verdict = passed(value is not None and 0 <= value <= allowed)
+        yield Check(f"{output} {metric}", percent(value), at_most(allowed), verdict, metric)
 
     stated = text(accuracy, "result")
     within = summaries.is_within(worst, 0 if none else 1, number(accuracy, "threshold"), classifier)
@@ -110,7 +110,7 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
 def check_shapes(samples: Sequence[Record], output: str) -> Check:
     """All samples of an output have one shape: [1, D] or [1, T, C]."""
     shapes = [numbers(sample, "shape") for sample in samples]
-    whole = all(size >= 1 and size == int(size) for shape in shapes for size in shape)
+    whole = all(is_whole(size) and size >= 1 for shape in shapes for size in shape)
     right = whole and len(shapes[0]) == RANKS[output] and shapes[0][0] == 1 and shapes.count(shapes[0]) == len(shapes)
     bound = "[1, D], one for all" if output == "embedding" else "[1, T, C], one for all"
     return Check(f"{output} shape", " ".join(f"{size:g}" for size in shapes[0]), bound, passed(right))
@@ -122,7 +122,7 @@ def check_worst_tokens(samples: Sequence[Record]) -> Check:
     for sample in samples:
         token, error = number(sample, "worst_token"), number_or_none(sample, "worst_token_relative_l2")
         of_all = number_or_none(sample, "relative_l2")
-        sound &= token == int(token) and 0 <= token < numbers(sample, "shape")[1]
+        sound &= is_whole(token) and 0 <= token < numbers(sample, "shape")[1]
         sound &= error is not None and of_all is not None and error >= of_all * (1 - RELATIVE_TOLERANCE)
     return Check("hidden_state worst token", "sound" if sound else "contradicts", "sound", passed(sound))
 
@@ -151,7 +151,7 @@ def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
         yield "cosine_similarity does not follow from one_minus_cosine"
     if value["relative_l2"] < 1 and value["one_minus_cosine"] > largest_angle(value["relative_l2"]):
         yield "one_minus_cosine is more than relative_l2 allows"
-    if len({value[metric] == 0 for metric in ("max_abs_error", "mean_abs_error", "relative_error", "relative_l2")}) > 1:
+    if len({value[name] == 0 for name, metric in summaries.METRICS.items() if metric.zero_together}) > 1:
         yield "some errors are zero and others are not"
 
 

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from common import Outputs
+from diagnosis import CAUSES
 from numerics import KIND_OF
 
-CAUSES = ("bfloat16", "conv_hf32", "float16", "gelu_tanh", "matmul_hf32")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 HF32_BITS = 11
 FLOAT32_BITS = 23
@@ -101,7 +101,7 @@ class Emulation(TorchFunctionMode):
     def __init__(self, cause: str, seed: int | None = None, attention_bits: int = HF32_BITS) -> None:
         super().__init__()
         causes = set(cause.split("+"))
-        if not causes <= set(CAUSES):
+        if not causes <= CAUSES.keys():
             raise ValueError(f"no such cause: {cause}; known: {', '.join(CAUSES)}")
         kinds = {"conv_hf32": {"conv"}, "matmul_hf32": {"matmul", "attention"}}
         self.hf32_kinds = {kind for name in causes & kinds.keys() for kind in kinds[name]}

@@ -30,12 +30,13 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table."""
+    """One row of the table; `metric` is the key of the accuracy metric that it holds to its bound."""
 
     name: str
     value: str
     bound: str
     verdict: Verdict
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ def number(record: Mapping[str, object], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UnjudgeableError(f"{record.get('event')} record: {key} is {value!r}, not a number")
     return value
+
+
+def is_whole(value: object) -> bool:
+    """Whether a figure is written as a whole number: 5, but neither 5.0 nor true; to Python some of them are equal."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def number_or_none(record: Mapping[str, object], key: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PERCENTS = ("relative_error", "relative_l2", "nmse", "top1_gap", "threshold", "expected_relative_l2")
+from summaries import METRICS, Metric
 
 
 def percent(fraction: float | None) -> str:
@@ -12,14 +12,15 @@ def percent(fraction: float | None) -> str:
     return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 else f"{fraction * 100:.3g}%"
 
 
-def format_metric(metric: str, value: float | None) -> str:
-    """An accuracy metric by its key."""
-    if metric in PERCENTS:
-        return percent(value)
+def format_metric(name: str, value: float | None) -> str:
+    """An accuracy metric, or a bound of one, by its key."""
+    form = METRICS.get(name, Metric(form="percent")).form
     if value is None:
-        return "no error" if metric == "sqnr_db" else "not finite"
-    if metric == "top5_match":
+        return "no error" if form == "decibel" else "not finite"
+    if form == "percent":
+        return percent(value)
+    if form == "share":
         return f"{value:.0%}"
-    if metric == "sqnr_db":
+    if form == "decibel":
         return f"{value:.1f}"
     return f"{value:.6f}" if value >= 1e-4 or value == 0 else f"{value:.3g}"

@@ -16,6 +16,7 @@ from evidence import (
     Verdict,
     at_most,
     equal,
+    is_whole,
     number,
     number_or_none,
     numbers,
@@ -31,13 +32,13 @@ OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
 PASSES = ("latency", "throughput", "end_to_end")
 PHASES = ("before", "after")
 OPERATORS = {"matmul", "conv", "attention", "other"}  # whose operations a run counts
-MOST = 2**53  # beyond it a float64 counts no more
+LARGEST_COUNT = 2**53  # beyond it a float64 counts no more
 CONVOLUTIONAL = 0.5  # the share of the operations above which convolution algorithms may beat the count
 
 
 def check_perf(run: Run, gates: Gates) -> Iterator[Check]:
     """One performance run: every batch size that it set out to measure, computed again from its raw samples."""
-    declared = [count(size, "run_start") for size in numbers(run.start, "batch_sizes")]
+    declared = [require_count(size, "run_start") for size in numbers(run.start, "batch_sizes")]
     rows = {number(record, "batch_size"): record for record in run.events("perf")}
     complete = len(run.events("perf")) == len(declared) and set(rows) == set(declared) and 1 in declared
     complete &= {number(record, "batch_size") for record in run.events("latencies")} <= set(declared)
@@ -120,15 +121,15 @@ def raw_samples(run: Run, batch_size: int, name: str) -> tuple[list[float], int]
 
 def times_and_calls(record: Mapping[str, Any]) -> tuple[list[float], int]:
     """The `samples_ms` of a record, each of `calls` calls."""
-    samples_ms, calls = numbers(record, "samples_ms"), count(number(record, "calls"), str(record.get("event")))
+    samples_ms, calls = numbers(record, "samples_ms"), require_count(number(record, "calls"), str(record.get("event")))
     if min(samples_ms) <= 0:
         raise UnjudgeableError(f"{record.get('event')} record: times must be above 0")
     return samples_ms, calls
 
 
-def count(value: float, event: str) -> int:
-    """A whole number above 0, and no larger than a computer can count to."""
-    if not 1 <= value <= MOST or value != int(value):
+def require_count(value: float, event: str) -> int:
+    """A whole number above 0, and no larger than a computer can count to. Raises UnjudgeableError for any other."""
+    if not (is_whole(value) and 1 <= value <= LARGEST_COUNT):
         raise UnjudgeableError(f"{event} record: {value!r} is no count")
     return int(value)
 
@@ -161,7 +162,8 @@ def checked_shape(shape: object, record: Record) -> dict[str, Any]:
     sizes, gflop = numbers(named, "shape"), number(named, "gflop")
     if len(sizes) != 3 or gflop <= 0:
         raise UnjudgeableError("limit record: a shape is not of three sizes and some operations")
-    return {"shape": [count(size, "limit") for size in sizes], "gflop": gflop, "calls": calls, "samples_ms": samples_ms}
+    counts = [require_count(size, "limit") for size in sizes]
+    return {"shape": counts, "gflop": gflop, "calls": calls, "samples_ms": samples_ms}
 
 
 def check_limits(run: Run, limits: list[float]) -> Check:

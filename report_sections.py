@@ -19,7 +19,7 @@ from runlog import Record, Run
 NONE = "-"
 MOST_IMAGES = 10  # whose names are shown
 MOST_OUTPUTS = 3  # images whose outputs are shown
-METRICS = (*summaries.METRICS, "expected_relative_l2", "threshold", "result")
+ACCURACY_ROWS = (*summaries.METRICS, "expected_relative_l2", "threshold", "result")
 RATE_KEYS = (
     "throughput_ips",
     "end_to_end_ips",
@@ -205,7 +205,7 @@ def accuracy_section(topic: Topic, say: Say) -> Iterator[str]:
             f"设备输出与 CPU 参考结果对比，取 {samples_in(records)} 个样本中最差的值：",
         )
         names = [f"{escape(text(r, 'output'))} / {escape(text(r, 'reference'))}" for r in records]
-        rows = [[key, *(accuracy_cell(record, key) for record in records)] for key in METRICS]
+        rows = [[key, *(accuracy_cell(record, key) for record in records)] for key in ACCURACY_ROWS]
         yield table([say("metric", "指标"), *names], [row for row in rows if any(cell != NONE for cell in row[1:])])
         for record in run.events("noise_floor"):
             yield say(
@@ -214,8 +214,7 @@ def accuracy_section(topic: Topic, say: Say) -> Iterator[str]:
                 f"{escape(text(record, 'output'))} 的噪声基底：{percent(number_or_none(record, 'relative_l2'))}"
                 "（CPU float32 与 float64 之差）。",
             )
-    bounds = [c for c in topic.group.checks if c.name.endswith(("relative_error", "relative_l2", "top1_gap"))]
-    gated = [c for c in bounds if "output_relative_l2" not in c.name]
+    gated = [check for check in topic.group.checks if check.metric]
     if gated:
         yield say("What the checker judged, by its own bound:", "检查脚本按自身阈值给出的判定：")
         columns = [say("check", "检查项"), say("value", "实际值"), say("bound", "要求"), say("verdict", "结论")]

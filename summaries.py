@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 Number = int | float
 
 # What an encoder gives, in the order in which its module gives them.
 OUTPUTS = ("embedding", "hidden_state")
 
-# The worst of several samples is the largest error, but the smallest similarity.
-ERROR_METRICS = (
-    *("max_abs_error", "mean_abs_error", "relative_error", "relative_l2", "nmse", "one_minus_cosine"),
-    "top1_gap",
-)
-SIMILARITY_METRICS = ("cosine_similarity", "sqnr_db", "top5_match")
+
+class Metric(NamedTuple):
+    """How a metric is judged and shown; its formula is in metrics.compare."""
+
+    worst: Callable[..., Number] = max  # of several samples: an error's largest, a similarity's smallest
+    form: str = "number"  # or percent, share, decibel: how it is printed
+    zero_together: bool = False  # all of these are zero without any error, and none of them with one
+
+
+METRICS = {
+    "max_abs_error": Metric(zero_together=True),
+    "mean_abs_error": Metric(zero_together=True),
+    "relative_error": Metric(form="percent", zero_together=True),
+    "relative_l2": Metric(form="percent", zero_together=True),
+    "nmse": Metric(form="percent"),
+    "one_minus_cosine": Metric(),
+    "top1_gap": Metric(form="percent"),
+    "cosine_similarity": Metric(worst=min),
+    "sqnr_db": Metric(worst=min, form="decibel"),
+    "top5_match": Metric(worst=min, form="share"),
+}
+ERROR_METRICS = tuple(name for name, metric in METRICS.items() if metric.worst is max)
 GATED_METRICS = ("relative_error", "relative_l2")
 EXPECTED_FACTOR = 2
 FLOAT32_NOISE_FLOOR = 1.2e-6  # relative L2 of float32 against float64, measured on a ViT-S of 12 blocks
 FAR_ABOVE_NOISE = 100
 LARGEST_ALLOWED = 0.1
-METRICS = ERROR_METRICS + SIMILARITY_METRICS
 
 # What float32, float16 and bfloat16 keep of a mantissa; HF32 keeps 11 bits, TF32 10.
 MANTISSA_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
@@ -50,7 +65,7 @@ def worst_metrics(samples: Sequence[Mapping[str, Number | None]]) -> dict[str, N
         if not finite or len(finite) < len(values):
             worst[metric] = None
         else:
-            worst[metric] = min(finite) if metric in SIMILARITY_METRICS else max(finite)
+            worst[metric] = METRICS[metric].worst(finite)
     return worst
 
 

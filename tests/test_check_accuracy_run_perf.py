@@ -112,6 +112,9 @@ METRIC_EDITS = [
     (change("sample", "shape", [1.5, 10], output="embedding"), "shape"),
     (change("sample", "worst_token", 101, output="hidden_state"), "worst token"),
     (change("sample", "worst_token", 1.5, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token", 5.0, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token", -0.0, output="hidden_state"), "worst token"),
+    (change("sample", "shape", [1, 10.0], output="embedding"), "shape"),
     (change("sample", "worst_token_relative_l2", 0.0, output="hidden_state"), "worst token"),
 ]
 PERF_EDITS = [
@@ -174,6 +177,7 @@ UNJUDGEABLE_EDITS = {
     "a batch size that is true": ("benchmark.log", of_one_batch("batch_size", True)),
     "a batch size that nobody asked for": ("benchmark.log", of_one_batch("batch_size", 7)),
     "a pass that nobody knows": ("benchmark.log", of_one_batch("pass", "warmup")),
+    "a batch size that is no whole number": ("benchmark.log", change("run_start", "batch_sizes", [1.0, 2])),
     "half a batch": ("benchmark.log", change("run_start", "batch_sizes", [1.5, 2])),
     "more calls than can be counted": ("benchmark.log", of_one_batch("calls", 1e300)),
     "times whose sum overflows": ("benchmark.log", of_one_batch("samples_ms", [1e308] * 5)),

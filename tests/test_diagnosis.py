@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-import emulation
-from diagnosis import CAUSES, conclude_blocks, conclude_causes, rounding_of
+from diagnosis import conclude_blocks, conclude_causes, rounding_of
 from evidence import UnjudgeableError, Words
 
 Fields = dict[str, Any]
@@ -24,10 +23,6 @@ def layers(*errors: tuple[float | None, float | None], blamed: int | None = None
         {"block": at, "name": f"blocks.{at}", "propagated": before, "isolated": alone, "blamed": at == blamed}
         for at, (before, alone) in enumerate(errors)
     ]
-
-
-def test_every_cause_that_is_emulated_has_words() -> None:
-    assert tuple(CAUSES) == emulation.CAUSES
 
 
 OF_CAUSES: dict[str, list[Fields]] = {
