@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 import common
-from diagnosis import STANDS_OUT, rounding_of, size_of
+from summaries import STANDS_OUT, rounding_of, size_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments and keyword arguments of a block
 

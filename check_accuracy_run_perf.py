@@ -16,7 +16,7 @@ from pathlib import Path
 import options
 import verdict_files
 from accuracy_checks import check_references
-from evidence import KIND, Check, Gates, Group, Judgement, UnjudgeableError, Verdict, guarded, one, text
+from evidence import KIND, Bounds, Check, Group, Judgement, UnjudgeableError, Verdict, guarded, one, text
 from options import UserError
 from perf_checks import check_perf, check_regression, check_same_outputs
 from remarks import remarks_on
@@ -99,8 +99,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    gates = Gates(**{field.name: getattr(args, field.name) for field in fields(Gates)})
-    judgement = judge_logs(args.logs, args.baseline, gates)
+    bounds = Bounds(**{field.name: getattr(args, field.name) for field in fields(Bounds)})
+    judgement = judge_logs(args.logs, args.baseline, bounds)
     print_table(judgement.checks)
     for remark in judgement.remarks:
         print(shortened(remark.en))
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(judgement.verdict)
 
 
-def judge_logs(logs: Sequence[str], baseline: str | None, gates: Gates) -> Judgement:
+def judge_logs(logs: Sequence[str], baseline: str | None, bounds: Bounds) -> Judgement:
     """Read the logs and judge them; one that can't be read is reported, and nothing can be judged."""
     try:
         runs = [run for log in logs for run in read_log(log)]
@@ -125,7 +125,7 @@ def judge_logs(logs: Sequence[str], baseline: str | None, gates: Gates) -> Judge
         for log in (*logs, *([baseline] if baseline else [])):
             reason = reason.replace(log, Path(log).name)  # where somebody's home is does not belong on a page
         return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=reason)
-    return judge(runs, gates, earlier)
+    return judge(runs, bounds, earlier)
 
 
 def write_report(folder: Path, judgement: Judgement, logs: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def print_table(checks: Sequence[Check]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- judging
-def judge(runs: Sequence[Run], gates: Gates, earlier: Sequence[Run]) -> Judgement:
+def judge(runs: Sequence[Run], bounds: Bounds, earlier: Sequence[Run]) -> Judgement:
     """All checks of all runs; `earlier` are a baseline's."""
     checks = [check_integrity(run) for run in runs]
     groups, faults = group_runs([run for run in runs if not run.problems])
@@ -192,7 +192,7 @@ def judge(runs: Sequence[Run], gates: Gates, earlier: Sequence[Run]) -> Judgemen
     judged = []
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
-        found = [*check_group(group, gates), *check_baseline(group, gates, earlier)]
+        found = [*check_group(group, bounds), *check_baseline(group, bounds, earlier)]
         judged.append(replace(group, checks=[replace(check, name=prefix + check.name) for check in found]))
         checks += judged[-1].checks
     return Judgement(checks, judged, runs)
@@ -225,25 +225,25 @@ def identity(run: Run) -> tuple[str, ...]:
     return *asked, text(env, "device")
 
 
-def check_group(group: Group, gates: Gates) -> Iterator[Check]:
+def check_group(group: Group, bounds: Bounds) -> Iterator[Check]:
     """The checks of all runs of one identity."""
     for kind in KIND.values():
         if not group.of(kind):
             yield Check(f"{kind} run", "none", "of the same weights, dtype, device", Verdict.CANNOT_JUDGE)
     yield check_common_facts(group.runs)
     for run in group.runs:
-        yield from guarded(check_setting(run, gates))
+        yield from guarded(check_setting(run, bounds))
         yield from guarded(check_numerics(run))
     for run in group.of("accuracy"):
-        yield from guarded(check_references(run, gates.threshold))
+        yield from guarded(check_references(run, bounds.threshold))
     for run in group.of("perf"):
-        yield from guarded(check_perf(run, gates))
+        yield from guarded(check_perf(run, bounds))
     for perf in group.of("perf"):
         for accuracy in group.of("accuracy"):
             yield from guarded(check_same_outputs(accuracy, perf))
 
 
-def check_baseline(group: Group, gates: Gates, earlier: Sequence[Run]) -> Iterator[Check]:
+def check_baseline(group: Group, bounds: Bounds, earlier: Sequence[Run]) -> Iterator[Check]:
     """Every performance run against the one that the baseline has of the same encoder; nothing without a baseline."""
     if not earlier:
         return
@@ -254,7 +254,7 @@ def check_baseline(group: Group, gates: Gates, earlier: Sequence[Run]) -> Iterat
         yield Check("baseline", f"{len(known)} perf runs", "1", Verdict.CANNOT_JUDGE)
     elif not faults:
         for run in group.of("perf"):
-            yield from guarded(check_regression(run, known[0], gates.max_regression))
+            yield from guarded(check_regression(run, known[0], bounds.max_regression))
 
 
 if __name__ == "__main__":

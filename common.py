@@ -1,10 +1,9 @@
-"""Devices: choosing one, placing an encoder on it, running it, and recording what it really is."""
+"""Devices: choosing one, and placing and running an encoder on it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,7 +15,6 @@ from tqdm import tqdm
 
 import environment
 from options import ACCELERATORS, UserError, first_line
-from runlog import RunLog
 
 MIB = 1024 * 1024
 Outputs = tuple[Tensor, Tensor]  # embedding [B, D], hidden_state [B, T, C]
@@ -172,40 +170,6 @@ def failures_of(device: torch.device, doing: str) -> Iterator[None]:
         if device.type == "cpu":
             raise
         raise UserError(f"{device} failed {doing}: {first_line(error)}") from error
-
-
-def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:
-    """Write the `env` record. The device is read from a parameter and an output, not from the flag."""
-    device = output.device
-    facts: dict[str, Any] = environment.host_facts()
-    facts |= {
-        "device": str(device),
-        "parameters_device": str(next(module.parameters()).device),
-        "device_name": describe_device(device),
-        "simulated": is_simulated(device),
-        "device_count": 0 if device.type == "cpu" else device_module(device).device_count(),
-        "cpu_threads": torch.get_num_threads(),
-    }
-    if device.type == "npu":
-        npu = device_module(device)
-        facts["cann"] = _cann_version(npu) or facts["cann"]
-        facts["allow_hf32"] = {"conv": npu.conv.allow_hf32, "matmul": npu.matmul.allow_hf32}
-        facts["fallback_disabled"] = os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1"
-    log.record("env", **facts)
-
-
-def is_simulated(device: torch.device) -> bool:
-    """Whether the device is a stand-in for tests: its name or its torch_npu says so."""
-    if device.type != "npu":
-        return False
-    version = environment.package_version("torch_npu") or ""
-    return "SIM" in describe_device(device) or "simulated" in version
-
-
-def _cann_version(npu: ModuleType) -> str | None:
-    """What torch_npu says of the CANN that it runs on; None where this torch_npu does not say."""
-    get_version = getattr(getattr(npu, "utils", None), "get_cann_version", None)
-    return str(get_version()) if get_version else None
 
 
 def dtype_name(dtype: torch.dtype) -> str:

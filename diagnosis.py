@@ -12,11 +12,9 @@ from typing import Any
 
 from evidence import UnjudgeableError, Words, number, number_or_none, text
 from figures import percent
-from summaries import MANTISSA_BITS
+from summaries import MANTISSA_BITS, STANDS_OUT, rounding_of, size_of
 
 UNEXPLAINED = "unexplained"
-FLOAT32_NOISE = 1e-5  # relative; float32 against float64 measures 0.5e-6 to 1.2e-6 on models of 12 to 16 blocks
-STANDS_OUT = 10.0  # times the median of all blocks: the error of a block that is blamed
 CAUSES = {
     "bfloat16": Words("bfloat16 rounding", "bfloat16 舍入"),
     "conv_hf32": Words("HF32 in the convolutions", "卷积使用 HF32"),
@@ -59,7 +57,7 @@ def _unexplained(causes: Sequence[Fields], residual: float | None) -> Words:
             "unexplained: the outputs are NaN or infinite, under none of the known causes",
             "无法归因：输出出现 NaN 或无穷大，已知原因均不会如此",
         )
-    if residual <= FLOAT32_NOISE:
+    if residual <= rounding_of("float32"):
         return Words(
             f"unexplained, but of the size of float32 rounding: {percent(residual)}",
             f"无法归因，但大小与 float32 的舍入误差相当：{percent(residual)}",
@@ -76,6 +74,8 @@ def conclude_blocks(layers: Sequence[Fields], dtype: str) -> Words:
     """Where the error of a device that computes in `dtype` arises, from the fields of all `layer` records of a run."""
     if not layers:
         return Words("no block of the main chain was examined", "没有逐 block 记录")
+    if dtype not in MANTISSA_BITS:
+        raise UnjudgeableError(f"dtype {dtype} is not one that is known here")
     isolated = [number_or_none(layer, "isolated") for layer in layers]
     propagated = [number_or_none(layer, "propagated") for layer in layers]
     middle = statistics.median_low(map(size_of, isolated))
@@ -104,21 +104,6 @@ def conclude_blocks(layers: Sequence[Fields], dtype: str) -> Words:
         f"no block stands out: alone they err by {others.en} in the median and {found.en} at most, in {name}",
         f"没有明显异常的 block：单独计算时误差的中位数为 {others.zh}，最大为 {found.zh}，在 {name}",
     )
-
-
-def rounding_of(dtype: str) -> float:
-    """The relative error below which a block is only rounding: 1e-5 in float32, 2e-3 in float16, 1.6e-2 in bfloat16.
-
-    A block of a ViT measures up to 4e-7, 4e-4 and 4e-3.
-    """
-    if dtype not in MANTISSA_BITS:
-        raise UnjudgeableError(f"dtype {dtype} is not one that is known here")
-    return FLOAT32_NOISE + (0.0 if dtype == "float32" else 2 * 2.0 ** -MANTISSA_BITS[dtype])
-
-
-def size_of(error: float | None) -> float:
-    """An error to compare by: one that is not finite is the largest."""
-    return math.inf if error is None else error
 
 
 def _name(layer: Fields) -> str:

@@ -52,7 +52,7 @@ class Embedder:
                     bar.update(size)
                 yield Part.joined(made)
 
-    def describe(self) -> None:
+    def record_once(self) -> None:
         """Where no batch was left to compute: run one all the same, for what is recorded with the first."""
         for index in range(len(self.batches)):
             if self.described:
@@ -97,7 +97,7 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         "dtype": common.dtype_name(running.dtype),
         "numerics": running.numerics.mode,
     }
-    settings = {**about, "images_sha256": hash_of(batches)}
+    settings = {**about, "images_sha256": images_sha256(batches)}
     parts = FeatureParts(path, len(batches), batches.batch_size, rank.count, settings)
     if rank.index == 0 and parts.start(resume):
         done = sum(map(parts.is_done, parts.ranges()))
@@ -110,13 +110,13 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         parts.write(part, features)
     rank.gather(None)
     if rank.index == 0:
-        embedder.describe()
+        embedder.record_once()
         yield from map(parts.read, parts.ranges())
         shape = parts.join(about)
         running.log.line(f"Features: {path} {list(shape)}")
 
 
-def hash_of(batches: Batches) -> str:
-    """Of the images' names and sizes, in order: a folder that changed is not continued."""
+def images_sha256(batches: Batches) -> str:
+    """SHA-256 over the images' names and sizes, not their contents: a folder that changed is not continued."""
     known = [(sample.name, sample.path.stat().st_size) for sample in batches.samples]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()

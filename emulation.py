@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_map_only
 from common import Outputs
 from diagnosis import CAUSES
 from numerics import KIND_OF
+from summaries import MANTISSA_BITS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 HF32_BITS = 11
-FLOAT32_BITS = 23
+FLOAT32_BITS = MANTISSA_BITS["float32"]
 
 # Functions that move or describe values and compute none. Their operands are left alone: a view of a rounded copy would
 # not share the memory that a later in-place operator writes to.

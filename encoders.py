@@ -30,7 +30,7 @@ class Encoder:
     preprocessing: dict[str, Any]
     weights_source: str
     weights_sha256: Callable[[], str]  # costs seconds for gigabytes: called where it is needed
-    loading: weights.LoadingReport
+    keys: weights.KeyReport
     label: Callable[[int], str] | None = None
 
     @property
@@ -42,7 +42,7 @@ class Encoder:
         """What `preprocess` gives of any image: [3, H, W]."""
         return list(self.preprocess(Image.new("RGB", (64, 64))).shape)
 
-    def record(self, weights_sha256: str | None) -> dict[str, Any]:
+    def fields(self, weights_sha256: str | None) -> dict[str, Any]:
         """The fields of the `model` record."""
         return {
             "model": self.model,
@@ -52,9 +52,9 @@ class Encoder:
             "classifier": self.label is not None,
             "weights_source": self.weights_source,
             "weights_sha256": weights_sha256,
-            "missing_keys": len(self.loading.missing),
-            "unexpected_keys": len(self.loading.unexpected),
-            "left_out_keys": len(self.loading.left_out),
+            "missing_keys": len(self.keys.missing),
+            "unexpected_keys": len(self.keys.unexpected),
+            "left_out_keys": len(self.keys.left_out),
             "dtype": dtype_name(next(self.module.parameters()).dtype),
             "input_size": self.input_size,
             "preprocess": self.preprocessing,

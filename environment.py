@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import importlib.util
 import os
 import platform
 import re
@@ -43,6 +44,12 @@ def visible_devices() -> str | None:
     return next((f"{name}={os.environ[name]}" for name in VISIBLE_DEVICES if name in os.environ), None)
 
 
+def names_a_simulation(*names: object) -> bool:
+    """Whether a device's name or torch_npu's version says that the device is a stand-in for tests."""
+    text = " ".join(map(str, names))
+    return "SIM" in text or "simulated" in text
+
+
 def write_check(log_dir: Path, **device: str) -> None:
     """Write env_check.log, the environment table that comes first of all; `device` adds what torch said of it."""
     facts = {"checked": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **host_facts(), **device}
@@ -61,6 +68,12 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def package_folder(package: str) -> Path | None:
+    """Where a package's files are, without an import of it; None where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def cann_version() -> str | None:

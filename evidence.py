@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import options
+from environment import names_a_simulation
 from runlog import Record, Run
 
 # Which kind of evidence a script's log is.
@@ -40,7 +41,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Gates:
+class Bounds:
     """The bounds that the command line sets; fractions, images a second, ms."""
 
     threshold: float
@@ -164,8 +165,8 @@ def at_most(fraction: float) -> str:
 
 
 def is_simulated(env: Record) -> bool:
-    named = f"{env.get('device_name')} {env.get('torch_npu')}"
-    return env.get("simulated") is not False or "SIM" in named or "simulated" in named
+    """Whether a device is a stand-in for tests, or the log does not say plainly that it is none."""
+    return env.get("simulated") is not False or names_a_simulation(env.get("device_name"), env.get("torch_npu"))
 
 
 def setting(run: Run) -> str:

@@ -10,6 +10,7 @@ import blocks
 import causes
 import common
 import diagnosis
+import summaries
 from common import Outputs
 from figures import percent
 from session import Session
@@ -53,7 +54,7 @@ def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module,
     except ValueError as error:  # a model that is no chain of blocks
         running.log.line(f"blocks: {error}")
         return
-    by_size = sorted(layers, key=lambda layer: -diagnosis.size_of(layer.isolated))
+    by_size = sorted(layers, key=lambda layer: -summaries.size_of(layer.isolated))
     shown = {layer.block for layer in by_size[:SHOWN_BLOCKS]}
     running.log.line(f"  {'block':>5} {'propagated':>12} {'isolated':>12}  name")
     for layer in layers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import random
 import struct
 import warnings
@@ -13,11 +12,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+import environment
 from options import UserError, first_line
 from runlog import RunLog
 
 SMALLEST_CROP = 0.5  # of the image's width and height
-LONGEST_SIDE = 500  # times the other: resized to the short side's size, more would take gigabytes
+MAX_ASPECT_RATIO = 500  # the short side is resized to the model's size: a longer image would take gigabytes
 PROGRAMS = ("EPS",)  # which a PostScript interpreter would run
 FRAMES = "frames"  # the key in an image's info that counts those of an animation
 # What Pillow's decoders raise for damaged files, beside the errors that it documents.
@@ -82,8 +82,8 @@ def _require_fit(path: Path, file: Image.Image) -> None:
     width, height = file.size
     if file.format in PROGRAMS:
         raise UserError(f"{path} is {file.format}, a program and no image")
-    if max(width, height) > LONGEST_SIDE * min(width, height):
-        raise UserError(f"{path} is {width} x {height}, more than {LONGEST_SIDE} times as long as wide")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise UserError(f"{path} is {width} x {height}, more than {MAX_ASPECT_RATIO} times as long as wide")
 
 
 def _count_frames(file: Image.Image) -> int:
@@ -194,17 +194,11 @@ def report_frames(log: RunLog, frames: Mapping[str, int]) -> None:
 
 def default_photo() -> Path:
     """A real photo that a dependency ships: matplotlib's portrait of Grace Hopper. Not an import of matplotlib."""
-    folder = package_folder("matplotlib")
+    folder = environment.package_folder("matplotlib")
     photo = folder / "mpl-data" / "sample_data" / "grace_hopper.jpg" if folder else None
     if photo is None or not photo.is_file():
         raise UserError("matplotlib's sample photo is not there: pip install matplotlib, or name an image with --image")
     return photo
-
-
-def package_folder(package: str) -> Path | None:
-    """Where a package's files are, without an import of it; None where it is not installed."""
-    spec = importlib.util.find_spec(package)
-    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def _random_box(chooser: random.Random) -> Box:

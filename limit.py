@@ -62,7 +62,7 @@ class Work:
         return chosen
 
 
-def count(module: nn.Module, input_size: Sequence[int]) -> Work:
+def count_operations(module: nn.Module, input_size: Sequence[int]) -> Work:
     """Count the operations for one image of `input_size` [3, H, W] with PyTorch's counter; nothing is computed.
 
     On meta tensors, because there attention is taken apart into products that the counter knows; the CPU's fused one

@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from common import device_module, dtype_name
 from options import UserError
 from runlog import RunLog
-from summaries import probe_contradictions
+from summaries import MANTISSA_BITS, probe_contradictions
 
-PROBED_BITS = 23
+PROBED_BITS = MANTISSA_BITS["float32"]
 CUBE = 64  # the probed matrices' size: enough for the matrix units, where a vector unit might be exact
 
 # The kinds of operators that the probe covers, by the names of the functions that compute them.

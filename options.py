@@ -107,7 +107,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--device",
         default="auto",
-        type=device_name,
+        type=parse_device,
         metavar="|".join(["auto", *(f"{kind}[:N]" for kind in ACCELERATORS), "cpu"]),
         help=f"auto takes {', then '.join(DEVICE_KINDS)}, and says which (default: %(default)s)",
     )
@@ -206,7 +206,7 @@ def import_errors() -> Iterator[None]:
         ) from error
 
 
-def device_name(text: str) -> str:
+def parse_device(text: str) -> str:
     """`auto`, `cpu`, `npu`, `npu:1`, `cuda`, `cuda:0` ...; anything else is a usage error."""
     kind, colon, index = text.partition(":")
     if kind in ACCELERATORS and (not colon or (index.isascii() and index.isdigit())):

@@ -10,8 +10,8 @@ from typing import Any
 import summaries
 from evidence import (
     RELATIVE_TOLERANCE,
+    Bounds,
     Check,
-    Gates,
     UnjudgeableError,
     Verdict,
     at_most,
@@ -28,7 +28,7 @@ from evidence import (
 from figures import percent
 from runlog import Record, Run
 
-OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": 0.1}
+OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": summaries.LARGEST_ALLOWED}
 PASSES = ("latency", "throughput", "end_to_end")
 PHASES = ("before", "after")
 OPERATORS = {"matmul", "conv", "attention", "other"}  # whose operations a run counts
@@ -36,7 +36,7 @@ LARGEST_COUNT = 2**53  # beyond it a float64 counts no more
 CONVOLUTIONAL = 0.5  # the share of the operations above which convolution algorithms may beat the count
 
 
-def check_perf(run: Run, gates: Gates) -> Iterator[Check]:
+def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
     """One performance run: every batch size that it set out to measure, computed again from its raw samples."""
     declared = [require_count(size, "run_start") for size in numbers(run.start, "batch_sizes")]
     rows = {number(record, "batch_size"): record for record in run.events("perf")}
@@ -63,14 +63,14 @@ def check_perf(run: Run, gates: Gates) -> Iterator[Check]:
             if limits:
                 yield check_possible(run, batch_size, figures[batch_size])
 
-    if gates.min_throughput is not None:
+    if bounds.min_throughput is not None:
         best = max((row["throughput_ips"] for row in figures.values()), default=0.0)
-        verdict = passed(best >= gates.min_throughput)
-        yield Check("best throughput_ips", f"{best:.2f}", f">= {gates.min_throughput:g}", verdict)
-    if gates.max_latency_ms is not None and 1 in figures:
+        verdict = passed(best >= bounds.min_throughput)
+        yield Check("best throughput_ips", f"{best:.2f}", f">= {bounds.min_throughput:g}", verdict)
+    if bounds.max_latency_ms is not None and 1 in figures:
         latency = figures[1]["avg_latency_ms"]
-        verdict = passed(latency <= gates.max_latency_ms)
-        yield Check("batch 1 avg_latency_ms", f"{latency:.3f}", f"<= {gates.max_latency_ms:g}", verdict)
+        verdict = passed(latency <= bounds.max_latency_ms)
+        yield Check("batch 1 avg_latency_ms", f"{latency:.3f}", f"<= {bounds.max_latency_ms:g}", verdict)
     if number(run.start, "ranks") != 1:
         yield from check_ranks(run, declared)
     for record in run.events("speedup"):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from golden import in_float64, sharing_weights
-from weights import LoadingReport, State, assign_state, compare_state
+from weights import KeyReport, State, assign_state, compare_state
 
 RECIPE = 2  # raise it when make_state changes: the recipe's hash identifies the weights
 GAIN_SPREAD = 0.2
@@ -21,7 +21,7 @@ BIAS_SPREAD = 0.1
 TOKEN_STD = 0.5  # class tokens, position embeddings and bias tables, beside patches of variance 1
 
 
-def assign(built: nn.Module, seed: int) -> tuple[str, Callable[[], str], LoadingReport]:
+def assign(built: nn.Module, seed: int) -> tuple[str, Callable[[], str], KeyReport]:
     """Give a model that was built on meta seeded weights, and say what they are."""
     state = make_state(built, seed)
     report = compare_state(built, state)

@@ -15,7 +15,7 @@ from evidence import Group, Judgement, UnjudgeableError, Verdict, is_simulated, 
 from options import UserError, first_line
 from remarks import caveats_of
 from report_markdown import escape, table, wrap
-from report_sections import NONE, SECTIONS, Say, Topic, device_name, guarded
+from report_sections import NONE, SECTIONS, Say, Topic, device_in_words, section_or_note
 from runlog import Run
 from whole_files import write_all
 
@@ -71,7 +71,7 @@ def page(judgement: Judgement, topics: Sequence[Topic], say: Say) -> str:
         weights = text(one(topic.group.runs[0], "model"), "weights_sha256")[:SHORT]
         of = f": {escape(topic.group.title)} ({escape(weights)})" if len(topics) > 1 else ""
         for heading, section in SECTIONS:
-            parts += [f"## {say(*heading)}{of}", *guarded(section, topic, say)]
+            parts += [f"## {say(*heading)}{of}", *section_or_note(section, topic, say)]
     parts += [f"## {say('Log files', '日志文件')}", *log_files(judgement, topics, say)]
     return "\n\n".join(map(wrap, parts)) + "\n"
 
@@ -168,7 +168,7 @@ def title(judgement: Judgement, say: Say) -> str:
     settings = []
     for group in judgement.groups:
         model, env = one(group.runs[0], "model"), one(group.runs[0], "env")
-        settings.append((escape(text(model, "model")), device_name(env, say)))
+        settings.append((escape(text(model, "model")), device_in_words(env, say)))
     models, devices = (", ".join(dict.fromkeys(names)) for names in zip(*settings, strict=True))
     return say(f"{models} on {devices}", f"{models} 适配验证：{devices}")
 

@@ -52,7 +52,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Say:
-    """One language: picks its text."""
+    """The language of a page: `say(english, chinese)` is the text in it."""
 
     language: int
 
@@ -63,7 +63,7 @@ class Say:
 Section = Callable[[Topic, Say], Iterator[str]]
 
 
-def guarded(section: Section, topic: Topic, say: Say) -> Iterator[str]:
+def section_or_note(section: Section, topic: Topic, say: Say) -> Iterator[str]:
     """The section, ended by a word where the records lack what it shows."""
     try:
         yield from section(topic, say)
@@ -71,7 +71,7 @@ def guarded(section: Section, topic: Topic, say: Say) -> Iterator[str]:
         yield f"{say('The records are incomplete', '记录不完整')}: {escape(error)}"
 
 
-def device_name(env: Record, say: Say) -> str:
+def device_in_words(env: Record, say: Say) -> str:
     """A device in words: an NPU that is simulated is never called one."""
     name, kind = escape(env.get("device_name")), text(env, "device").partition(":")[0].upper()
     if is_simulated(env):

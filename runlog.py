@@ -48,7 +48,7 @@ class Digest:
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self.before_last = ""  # what a run_end must hold, once its own text was added
+        self.before_last = ""  # of all records but the last one added: what a run_end has to hold
 
     def add(self, text: bytes) -> None:
         self.before_last = self._hash.hexdigest()

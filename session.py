@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import common
 import environment
@@ -30,8 +32,8 @@ class Session:
 
     def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None, **more: Any) -> None:
         """Write the `env` and `model` records, once the encoder has given an output; `more` is what this run adds."""
-        common.record_environment(self.log, encoder.module, output)
-        self.log.record("model", **encoder.record(weights_sha256), **self.numerics.fields(), **more)
+        record_environment(self.log, encoder.module, output)
+        self.log.record("model", **encoder.fields(weights_sha256), **self.numerics.fields(), **more)
         if not output.isfinite().all():
             self._blame_weights(encoder)
 
@@ -61,3 +63,30 @@ def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Sessi
     if fallen_back:
         log.line(f"warning: these operators ran on the CPU, not on {chosen}: {', '.join(sorted(fallen_back))}")
         log.record("fallback", operators=sorted(fallen_back))
+
+
+def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:
+    """Write the `env` record. The device is read from a parameter and an output, not from the flag."""
+    device = output.device
+    name = common.describe_device(device)
+    facts: dict[str, Any] = environment.host_facts()
+    facts |= {
+        "device": str(device),
+        "parameters_device": str(next(module.parameters()).device),
+        "device_name": name,
+        "simulated": device.type == "npu" and environment.names_a_simulation(name, facts["torch_npu"]),
+        "device_count": 0 if device.type == "cpu" else common.device_module(device).device_count(),
+        "cpu_threads": torch.get_num_threads(),
+    }
+    if device.type == "npu":
+        npu = common.device_module(device)
+        facts["cann"] = _cann_version(npu) or facts["cann"]
+        facts["allow_hf32"] = {"conv": npu.conv.allow_hf32, "matmul": npu.matmul.allow_hf32}
+        facts["fallback_disabled"] = os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1"
+    log.record("env", **facts)
+
+
+def _cann_version(npu: ModuleType) -> str | None:
+    """What torch_npu says of the CANN that it runs on; None where this torch_npu does not say."""
+    get_version = getattr(getattr(npu, "utils", None), "get_cann_version", None)
+    return str(get_version()) if get_version else None

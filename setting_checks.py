@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import environment
 import summaries
-from evidence import KIND, Check, Gates, UnjudgeableError, Verdict, is_simulated, number, one, passed, text
+from evidence import KIND, Bounds, Check, UnjudgeableError, Verdict, is_simulated, number, one, passed, text
 from runlog import Run
 
 # What the runs of one verdict must have in common, beside weights, dtype and device.
@@ -39,14 +39,14 @@ def check_common_facts(group: Sequence[Run]) -> Check:
     return Check("same setting", "code, versions, device", "equal in all runs", Verdict.PASS)
 
 
-def check_setting(run: Run, gates: Gates) -> Iterator[Check]:
+def check_setting(run: Run, bounds: Bounds) -> Iterator[Check]:
     """What was run, and on what."""
     env, model, kind = one(run, "env"), one(run, "model"), KIND[run.start["script"]]
     device = text(env, "device")
     device_kind = device.partition(":")[0]
 
     name = f"{device} {text(env, 'device_name')}"
-    required = gates.require_device or device_kind
+    required = bounds.require_device or device_kind
     yield Check(f"{kind} device", name, required, passed(device_kind == required and text(env, "device_name") != ""))
     placed = text(env, "parameters_device")
     yield Check(f"{kind} weights on", placed, device, passed(placed == device))
@@ -56,8 +56,8 @@ def check_setting(run: Run, gates: Gates) -> Iterator[Check]:
         yield Check(f"{kind} NPU software", versions, "both known", Verdict.PASS if known else Verdict.CANNOT_JUDGE)
 
     source = text(model, "weights_source")
-    allowed = source != "random" or gates.allow_random_weights
-    bound = "any" if gates.allow_random_weights else "not random"
+    allowed = source != "random" or bounds.allow_random_weights
+    bound = "any" if bounds.allow_random_weights else "not random"
     yield Check(f"{kind} weights", source, bound, Verdict.PASS if allowed else Verdict.CANNOT_JUDGE)
     misfits = [number(model, "missing_keys"), number(model, "unexpected_keys")]
     yield Check(f"{kind} misfit keys", f"{max(misfits):g}", "0", passed(misfits == [0, 0]))

@@ -38,6 +38,8 @@ GATED_METRICS = ("relative_error", "relative_l2")
 EXPECTED_FACTOR = 2
 FLOAT32_NOISE_FLOOR = 1.2e-6  # relative L2 of float32 against float64, measured on a ViT-S of 12 blocks
 FAR_ABOVE_NOISE = 100
+FLOAT32_ROUNDING = 1e-5  # relative L2; more has another cause (the noise floor is 0.5e-6 to 1.2e-6)
+STANDS_OUT = 10.0  # times the median of all blocks: the error of a block that is blamed
 LARGEST_ALLOWED = 0.1
 
 # What float32, float16 and bfloat16 keep of a mantissa; HF32 keeps 11 bits, TF32 10.
@@ -67,6 +69,19 @@ def worst_metrics(samples: Sequence[Mapping[str, Number | None]]) -> dict[str, N
         else:
             worst[metric] = METRICS[metric].worst(finite)
     return worst
+
+
+def rounding_of(dtype: str) -> float:
+    """The relative L2 error below which a block is only rounding: 1e-5 in float32, 2e-3 in float16, 1.6e-2 in bfloat16.
+
+    A block of a ViT measures up to 4e-7, 4e-4 and 4e-3.
+    """
+    return FLOAT32_ROUNDING + (0.0 if dtype == "float32" else 2 * 2.0 ** -MANTISSA_BITS[dtype])
+
+
+def size_of(error: float | None) -> float:
+    """An error to compare by: one that is not finite is the largest."""
+    return math.inf if error is None else error
 
 
 def gated_metrics(classifier: bool) -> tuple[str, ...]:

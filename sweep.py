@@ -109,7 +109,7 @@ class Measurement:
         """The throughput of this rank while the others wait."""
         _, throughput, _ = self.passes
         self.alone = replace(throughput, samples_ms=[])
-        self.alone.run(budget, timing.ROUNDS - 1)
+        self.alone.run_all(budget)
 
     def verify(self, timed: dict[int, Outputs]) -> None:
         """What was timed is what the encoder gives: the outputs of batches, by the turn and so the place of their first
@@ -234,5 +234,5 @@ def time_alone(module: nn.Module, pixel_values: Tensor, budget: Budget) -> list[
     """The times in ms of single calls with the same input, after a warm-up."""
     alone = Pass("baseline", lambda turn: common.forward(module, pixel_values), pixel_values.device)
     timing.warm_up(alone.call, alone.device, budget)
-    alone.run(budget, timing.ROUNDS - 1)
+    alone.run_all(budget)
     return alone.samples_ms

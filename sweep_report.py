@@ -28,7 +28,7 @@ WIDTH = 10  # of the table's columns
 def count_work(log: RunLog, module: nn.Module, input_size: Sequence[int]) -> Work | None:
     """What the encoder computes for an image; None, and the reason is printed, where that can't be counted."""
     try:
-        return limit.count(module, input_size)
+        return limit.count_operations(module, input_size)
     except RuntimeError as error:
         log.line(f"warning: no limit beside the figures, operations can't be counted ({options.first_line(error)})")
         return None
@@ -46,7 +46,7 @@ def measure_limit(
     shapes, tflops = None, 0.0
     for _ in range(LIMIT_ATTEMPTS):
         with common.failures_of(running.device, "at the limit's matrix products"):
-            measured = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_until(0))
+            measured = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_a_round)
         if summaries.gemm_tflops(measured) > tflops:
             shapes, tflops = measured, summaries.gemm_tflops(measured)
         if reached_ips * work.gflop / 1000 <= summaries.MOST_OF_LIMIT * tflops:

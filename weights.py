@@ -67,7 +67,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 @dataclass
-class LoadingReport:
+class KeyReport:
     """How a checkpoint's keys fit a model's. `left_out` are a task head's, which is no part of the encoder."""
 
     missing: list[str] = field(default_factory=list)
@@ -132,9 +132,9 @@ def _safetensors_errors(file: Path) -> Iterator[None]:
         raise UserError(f"{file} is no whole safetensors file: {first_line(error)}") from error
 
 
-def compare_state(module: nn.Module, state: State) -> LoadingReport:
+def compare_state(module: nn.Module, state: State) -> KeyReport:
     wanted = module.state_dict()
-    return LoadingReport(
+    return KeyReport(
         missing=[key for key in wanted if key not in state],
         unexpected=[key for key in state if key not in wanted],
         misshapen=[

@@ -189,7 +189,7 @@ def timm_loop(encoder: Encoder, image: Image, batch_size: int, warmup: int, iter
         for turn in range(warmup):
             call(turn % timing.ROTATION)
         window = timing.Pass("throughput", call, pixel_values.device, calls=max(1, iterations // timing.ROUNDS))
-        window.run(timing.Budget(warmup, iterations, math.inf), timing.ROUNDS - 1)
+        window.run_all(timing.Budget(warmup, iterations, math.inf))
         return summaries.images_per_second(window.samples_ms, batch_size * window.calls)
 
     return ours, lambda: timm_images_per_second(module.model, batches[0].shape, warmup, iterations)

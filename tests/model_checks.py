@@ -111,7 +111,7 @@ def explain(reference: nn.Module, module: nn.Module, pixel_values: Tensor, cpu: 
         if not all(output.isfinite().all() for output in emulated):
             raise DifferenceError(f"{cause} makes it NaN or infinite")
     layers = blocks.profile(reference, module, pixel_values)
-    if not layers or any(diagnosis.size_of(layer.isolated) > NOISE for layer in layers):
+    if not layers or any(summaries.size_of(layer.isolated) > NOISE for layer in layers):
         raise DifferenceError(f"its blocks: {diagnosis.conclude_blocks(list(map(vars, layers)), 'float32').en}")
 
 

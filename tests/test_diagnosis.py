@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from diagnosis import conclude_blocks, conclude_causes, rounding_of
+from diagnosis import conclude_blocks, conclude_causes
 from evidence import UnjudgeableError, Words
+from summaries import rounding_of
 
 Fields = dict[str, Any]
 

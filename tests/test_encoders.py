@@ -120,8 +120,8 @@ def test_a_task_head_is_left_out_and_counted(tmp_path: Path) -> None:
     options = {key: value for key, value in TINY_VIT.items() if key not in ("model_type", "architectures")}
     ViTForImageClassification(AutoConfig.for_model("vit", **options)).save_pretrained(tmp_path)
     encoder = load(tmp_path)
-    assert sorted(encoder.loading.left_out) == ["classifier.bias", "classifier.weight"]
-    assert encoder.loading.unexpected == []
+    assert sorted(encoder.keys.left_out) == ["classifier.bias", "classifier.weight"]
+    assert encoder.keys.unexpected == []
 
 
 def test_default_preprocessing_is_named(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_an_earlier_timm_is_renamed(tmp_path: Path) -> None:
     state = {key: value.clone() for key, value in swin.state_dict().items()}
     state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
     save_file(state, tmp_path / "model.safetensors")
-    assert load("timm/swin_tiny_patch4_window7_224", tmp_path / "model.safetensors").loading.unexpected == []
+    assert load("timm/swin_tiny_patch4_window7_224", tmp_path / "model.safetensors").keys.unexpected == []
 
 
 def test_shards_equal_the_single_file(tmp_path: Path, tiny_vit: Path) -> None:
@@ -226,7 +226,7 @@ def test_two_towers_in_shards_give_the_image_embedding(tmp_path: Path) -> None:
     kept = {name.split(".")[1] for name, _ in encoder.module.named_parameters()}
     assert kept == {"vision_model", "visual_projection"}
     left_out = [name for name in own.state_dict() if name.split(".")[0] not in kept]
-    assert encoder.loading.left_out == sorted(left_out)
+    assert encoder.keys.left_out == sorted(left_out)
     pixel_values = encoder.preprocess(photo()).unsqueeze(0)
     with torch.inference_mode():
         projected = own.visual_projection(own.vision_model(pixel_values).pooler_output)

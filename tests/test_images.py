@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import environment
 import images
 from images import Sample, decode_exactly, default_photo, find_samples, sample_exactly
 from options import UserError
@@ -220,7 +221,7 @@ def test_a_missing_default_photo_is_an_error_that_names_the_cure(monkeypatch: py
 
 
 def test_a_package_that_is_not_installed_has_no_folder() -> None:
-    assert images.package_folder("no_such_package_at_all") is None
+    assert environment.package_folder("no_such_package_at_all") is None
 
 
 # -------------------------------------------------------------------------------------------------------- decoding

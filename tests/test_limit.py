@@ -36,7 +36,7 @@ HEAD = 2 * 4 * 8 * 5 / 1e9
 
 @pytest.fixture
 def work() -> Work:
-    return limit.count(Attention(), (3, 4, 4))
+    return limit.count_operations(Attention(), (3, 4, 4))
 
 
 def test_operations_are_those_counted_by_hand(work: Work) -> None:
@@ -58,7 +58,7 @@ def test_shapes_are_those_of_linear_layers_and_whole_convolutions(work: Work) ->
 
 def test_the_module_itself_stays_where_it_is() -> None:
     module = Attention()
-    limit.count(module, (3, 4, 4))
+    limit.count_operations(module, (3, 4, 4))
     assert all(not parameter.is_meta for parameter in module.parameters())
 
 
@@ -75,7 +75,7 @@ def test_an_encoder_that_looks_at_values_cannot_be_counted() -> None:
             return pixels * float(pixels.sum())
 
     with pytest.raises(RuntimeError, match="meta"):
-        limit.count(Looking(), (3, 4, 4))
+        limit.count_operations(Looking(), (3, 4, 4))
 
 
 def test_products_have_the_batchs_rows_up_to_a_bound(work: Work) -> None:

@@ -45,7 +45,7 @@ def only_error_line(stderr: str) -> str:
 # --------------------------------------------------------------------------------------------------------- values
 @pytest.mark.parametrize("text", ["auto", "cpu", "npu", "npu:0", "npu:15", "cuda", "cuda:1"])
 def test_a_device_name_is_taken(text: str) -> None:
-    assert options.device_name(text) == text
+    assert options.parse_device(text) == text
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_device_name_is_taken(text: str) -> None:
 )
 def test_any_other_device_name_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not auto, npu, npu:N, cuda, cuda:N or cpu"):
-        options.device_name(text)
+        options.parse_device(text)
 
 
 @pytest.mark.parametrize(
