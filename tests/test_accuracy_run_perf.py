@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from torch import Tensor
 
 import accuracy_run_perf
 import common
+import sweep_report
 import timing
 import transformers_encoders
 from logs import Records, find, read_records
+from perf_checks import PASSES
+from ranks import Rank
+from runlog import RunLog
+from sweep import Measurement
+from timing import Pass
 
 Forward = Callable[[Tensor], Any]
 
@@ -116,6 +123,40 @@ def test_the_hidden_state_and_the_queued_calls_are_verified_too(
         with monkeypatch.context() as patch:
             break_forward(patch, broken)
             assert find(run(), "perf", batch_size=2)["output_relative_l2"] == pytest.approx(0.1, rel=1e-3)
+
+
+@dataclass(frozen=True)
+class First(Rank):
+    """The first of two ranks; the second says of every batch size that it ended so."""
+
+    count: int = 2
+    status: str = "ok"
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, [{**share, "device": "npu:1", "status": self.status} for share in value]]
+
+
+@pytest.mark.parametrize(
+    ("status", "alone", "words"),
+    [
+        ("ok", True, "batch 2: 400.00 images/s on 2 ranks (200.00, 200.00), scaling efficiency 100.0%"),
+        ("oom", True, "batch 2: not measured by all ranks"),
+        ("ok", False, "batch 2: not measured by all ranks"),
+    ],
+)
+def test_ranks_have_a_total_only_where_all_of_them_measured(
+    status: str, alone: bool, words: str, tmp_path: Path
+) -> None:
+    timed = [Pass(name, lambda turn: pytest.fail("it is over"), torch.device("cpu")) for name in PASSES]
+    timed[1].samples_ms = [10.0]
+    subject: Any = None
+    measurement = Measurement(subject, 2, (timed[0], timed[1], timed[2]), alone=timed[1] if alone else None)
+    with RunLog(tmp_path / "benchmark.log", "accuracy_run_perf.py", []) as log:
+        sweep_report.report_ranks(log, First(status=status), [measurement])
+    assert words in (tmp_path / "benchmark.log").read_text().splitlines()
+    record = find(read_records(tmp_path / "benchmark.log"), "ranks", batch_size=2)
+    assert record["status"] == ("ok" if status == "ok" and alone else "error")
+    assert [(share["device"], share["status"]) for share in record["shares"]] == [("cpu", "ok"), ("npu:1", status)]
 
 
 def test_nan_in_a_timed_output_is_counted(run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import transformers
 from forks import measure_on_simulated_npu, needs_simulated_npu
 from small_models import DEMO, VIT, Model, load
@@ -23,8 +25,13 @@ from torch import Tensor, nn
 import blocks
 import common
 import diagnosis
+import explanation
+import session
 import weights
 from blocks import Layer, find_blocks, profile
+from common import Outputs
+from logs import read_records
+from runlog import RunLog
 
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
 FAULTY = (0, 5, 11)
@@ -83,6 +90,29 @@ def test_the_chain_of_a_transformers_model(model_type: str) -> None:
 def test_a_module_without_parts_has_no_chain() -> None:
     with pytest.raises(ValueError, match="Linear has no parts"):
         find_blocks(nn.Linear(2, 2))
+
+
+def test_an_explanation_without_a_chain_names_the_cause_alone(tmp_path: Path) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3), requires_grad=False)
+
+        def forward(self, pixel_values: Tensor) -> Outputs:
+            return F.gelu(pixel_values.mean((2, 3)) * self.scale), pixel_values.flatten(2)
+
+    pixel_values = torch.linspace(-2, 2, 48).view(1, 3, 4, 4)
+    embedding, hidden_state = Flat()(pixel_values)
+    with (
+        RunLog(tmp_path / "accuracy.log", "accuracy_run.py", []) as log,
+        session.start(log, "cpu", "float32", "fast") as running,
+    ):
+        explanation.explain(running, Flat(), Flat(), pixel_values, (embedding + 0.01, hidden_state), "a.png")
+    assert "\nblocks: Flat has no parts" in (tmp_path / "accuracy.log").read_text()
+    events = [record["event"] for record in read_records(tmp_path / "accuracy.log")]
+    assert "cause" in events
+    assert "layer" not in events
+    assert events[-1] == "run_end"
 
 
 # ------------------------------------------------------------------------------------------------------ the profile

@@ -234,6 +234,14 @@ def test_an_emulation_repeats_and_a_seed_disturbs_its_last_bits(cause: str) -> N
     assert torch.equal(encoder.run()[0], encoder.reference[0])  # nothing is left behind
 
 
+def test_numbers_that_are_not_float32_are_not_disturbed() -> None:
+    whole, wide = torch.arange(5), torch.ones(3, dtype=torch.float64)
+    with Emulation("gelu_tanh", seed=1):
+        assert torch.equal(whole + 1, torch.tensor([1, 2, 3, 4, 5]))
+        assert torch.equal(wide * 3, torch.full((3,), 3.0, dtype=torch.float64))
+        assert not torch.equal(torch.ones(3) * 3, torch.full((3,), 3.0, dtype=torch.float64).float())
+
+
 def test_what_is_no_cause_is_refused() -> None:
     for cause in ("", "tf32", "conv_hf32+", "unexplained"):
         with pytest.raises(ValueError, match="no such cause"):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import common
+import numerics
 from common import Outputs
 from options import UserError
 
@@ -67,3 +68,14 @@ def test_a_failure_on_the_cpu_that_is_not_its_memorys_is_ours() -> None:
     with pytest.raises(RuntimeError) as caught, common.failures_of(CPU, "at batch size 2"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(("mode", "allowed"), [("strict", False), ("fast", True)])
+def test_strict_switches_tf32_off_on_cuda(mode: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switches are there without a CUDA device; only the probe asks one. By default that of products is off."""
+    probe = numerics.probe
+    monkeypatch.setattr(numerics, "probe", lambda device, dtype: probe(CPU, dtype))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with numerics.in_force(mode, torch.device("cuda"), torch.float16):
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is False

