@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import launch
 import options
 from options import UserError
 from ranks import Rank
@@ -61,11 +62,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     rank = Rank.of_this_process()
-    with options.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
+    with launch.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
         if rank.count > 1:
             raise UserError("accuracy_run.py proves one device: run it without torchrun")
-        options.set_environment(args.device, args.numerics)
-        with options.import_errors():
+        launch.set_environment(args.device, args.numerics)
+        with launch.import_errors():
             import common
             import comparison
             import explanation
@@ -111,4 +112,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    launch.run(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+import launch
 import options
 import summaries
 from ranks import Rank
@@ -68,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     batch_sizes = sorted(set(args.batch_sizes))
     rank = Rank.of_this_process()
-    with options.open_log(args, SCRIPT, "benchmark.log", rank.index, batch_sizes=batch_sizes, ranks=rank.count) as log:
-        options.set_environment(args.device, args.numerics)
-        with options.import_errors():
+    with launch.open_log(args, SCRIPT, "benchmark.log", rank.index, batch_sizes=batch_sizes, ranks=rank.count) as log:
+        launch.set_environment(args.device, args.numerics)
+        with launch.import_errors():
             import torch
 
             import images
@@ -115,4 +116,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    launch.run(main)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
+import launch
 import options
 import verdict_files
 from accuracy_checks import check_references
@@ -258,4 +259,4 @@ def check_baseline(group: Group, bounds: Bounds, earlier: Sequence[Run]) -> Iter
 
 
 if __name__ == "__main__":
-    options.run(main)
+    launch.run(main)

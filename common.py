@@ -21,7 +21,7 @@ Outputs = tuple[Tensor, Tensor]  # embedding [B, D], hidden_state [B, T, C]
 
 
 def select_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `npu`, `npu:1`, `cuda` ... names. auto takes npu, then cuda, then cpu.
+    """The device that `auto`, `cpu`, `npu`, `npu:1` ... names; auto takes the first of DEVICE_KINDS that is there.
 
     Raises UserError, saying what is missing, for an explicit device that is not there: never a silent fallback.
     """
@@ -58,7 +58,7 @@ def _why_absent(kind: str, index: int) -> str | None:
 
 
 def device_module(device: torch.device) -> ModuleType:
-    """torch.npu, torch.cuda or torch.cpu."""
+    """What torch has for a kind of device: torch.npu, torch.cuda, torch.cpu."""
     module: ModuleType = torch.get_device_module(device)
     return module
 

@@ -14,10 +14,9 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from options import UserError
+from options import DEVICE_KINDS, UserError
 
 PACKAGES = ("torch", "torch_npu", "torchvision", "timm", "transformers", "modelscope", "safetensors", "numpy", "pillow")
-VISIBLE_DEVICES = ("ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 ASCEND_HOME = Path("/usr/local/Ascend")
 
 Facts = dict[str, str | int | float | None]
@@ -41,7 +40,8 @@ def host_facts() -> Facts:
 
 def visible_devices() -> str | None:
     """The variable that restricts the devices of this process, as NAME=VALUE; None where there is none."""
-    return next((f"{name}={os.environ[name]}" for name in VISIBLE_DEVICES if name in os.environ), None)
+    names = [kind.visible_devices for kind in DEVICE_KINDS.values()]
+    return next((f"{name}={os.environ[name]}" for name in names if name and name in os.environ), None)
 
 
 def names_a_simulation(*names: object) -> bool:

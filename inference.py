@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import environment
+import launch
 import options
 from options import UserError
 from ranks import Rank
@@ -70,12 +71,12 @@ def feature_file(text: str) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     rank = Rank.of_this_process()
-    with options.open_log(args, SCRIPT, "inference.log", rank.index) as log:
+    with launch.open_log(args, SCRIPT, "inference.log", rank.index) as log:
         if rank.index == 0:
             environment.write_check(args.log_dir)
         require_output(args.output, args.resume, rank)
-        options.set_environment(args.device, args.numerics)
-        with options.import_errors():
+        launch.set_environment(args.device, args.numerics)
+        with launch.import_errors():
             import common
             import decoding
             import embedder
@@ -122,4 +123,4 @@ def require_output(path: Path | None, resume: bool, rank: Rank) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    launch.run(main)

@@ -7,7 +7,8 @@ from pathlib import Path
 import checkpoints
 import weights
 from encoders import Encoder
-from options import UserError, collector_paused, import_errors
+from launch import collector_paused, import_errors
+from options import UserError
 
 
 @collector_paused()

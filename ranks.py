@@ -54,7 +54,7 @@ class Rank:
             return
         import torch.distributed as dist
 
-        backend = DEVICE_KINDS[device_type]
+        backend = DEVICE_KINDS[device_type].backend
         # What ranks tell each other are a few numbers on the CPU, by gloo; hccl comes with torch_npu.
         own = device_type != "cpu" and dist.is_backend_available(backend)
         dist.init_process_group(f"cpu:gloo,{device_type}:{backend}" if own else "gloo", timeout=PATIENCE)

@@ -26,7 +26,7 @@ import accuracy_run_perf
 import check_accuracy_run_perf
 import images
 import inference
-import options
+import launch
 import runlog
 import weights
 
@@ -42,7 +42,7 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
         monkeypatch.setattr(sys, "argv", [script.SCRIPT, *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as left:
-            options.run(script.main)
+            launch.run(script.main)
         printed = capfd.readouterr()
         return Finished(int(str(left.value.code)), printed.out, printed.err)
 

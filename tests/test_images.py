@@ -215,7 +215,7 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path, content: list[str])
 
 
 def test_a_missing_default_photo_is_an_error_that_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "package_folder", lambda package: None)
+    monkeypatch.setattr(environment, "package_folder", lambda package: None)
     with pytest.raises(UserError, match="pip install matplotlib, or name an image with --image"):
         default_photo()
 

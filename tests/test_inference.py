@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 import decoding
 import images
 import inference
-import options
+import launch
 import runlog
 import topk
 import weights
@@ -47,7 +47,7 @@ def infer(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
         monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as left:
-            options.run(inference.main)
+            launch.run(inference.main)
         printed = capfd.readouterr()
         return Finished(int(str(left.value.code)), printed.out, printed.err)
 

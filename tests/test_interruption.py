@@ -22,7 +22,7 @@ import accuracy_run
 import check_accuracy_run_perf as checker
 import images
 import inference
-import options
+import launch
 import runlog
 
 # Where a run is cut: at its first record, while it loads, computes, and writes a file, and at its very last record.
@@ -30,7 +30,7 @@ CUTS = ("run_start", "env", "sample", "reference", "run_end")
 CUT = """
 import os, signal, sys
 sys.path.insert(0, os.environ["ROOT"])
-import accuracy_run, options, runlog, saved_reference
+import accuracy_run, launch, runlog, saved_reference
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children too
 
@@ -49,7 +49,7 @@ def save_half(tensors, path, metadata):
         os.kill(os.getpid(), how)
 
 runlog.RunLog.record, saved_reference.save_file = cut, save_half
-options.run(accuracy_run.main)
+launch.run(accuracy_run.main)
 """
 
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_line(
     monkeypatch.chdir(tmp_path)
     arguments = ["--model", tiny_timm, "--device", "cpu", *option]
     with pytest.raises(SystemExit) as left, mock.patch.dict(os.environ), full_disk(limit):
-        options.run(lambda: script.main([str(argument) for argument in arguments]))
+        launch.run(lambda: script.main([str(argument) for argument in arguments]))
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -162,7 +162,7 @@ def test_a_log_that_can_not_be_written_ends_the_run_and_is_incomplete(
 
     monkeypatch.setattr(runlog.RunLog, "_write", fill_up)
     with pytest.raises(SystemExit) as left:
-        options.run(lambda: write_a_log(tmp_path) or 0)
+        launch.run(lambda: write_a_log(tmp_path) or 0)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
     assert not holds_a_whole_run(tmp_path / "accuracy.log")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import launch
 import loading
 import options
 import weights
@@ -57,9 +58,9 @@ def test_an_encoder_that_was_hashed_ahead_has_the_hash_of_its_file(tiny_timm: Pa
 
 
 def test_the_collector_is_paused_only_inside(tiny_timm: Path) -> None:
-    with options.collector_paused():
+    with launch.collector_paused():
         assert not gc.isenabled()
-        with options.collector_paused():
+        with launch.collector_paused():
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
