@@ -509,6 +509,15 @@ def test_weights_that_do_not_fit_are_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("mismatch", "told"),
+    [(("a.weight", (3, 3), (2, 4)), "a.weight [3, 3], not [2, 4]"), ("a.weight", "a.weight")],
+    ids=["transformers 5", "transformers 4.57"],
+)
+def test_a_misshapen_weight_is_named_with_the_shapes_that_are_known(mismatch: Any, told: str) -> None:
+    assert transformers_encoders._describe_mismatch(mismatch) == told
+
+
 def test_without_a_class_in_the_config_a_surplus_weight_is_no_heads(tmp_path: Path, tiny_vit: Path) -> None:
     """What a checkpoint was saved from says which of its weights are a task head's."""
     folder = corrupt(tiny_vit, tmp_path / "model", "unexpected key")

@@ -589,6 +589,7 @@ WORDS = [
     ("latency", {"benchmark": in_no_time}, "2\nn=5"),
     ("throughput", {"benchmark": none_measured}, "no limit in the records"),
     ("blocks", {"accuracy": no_error}, "every error is exactly zero"),
+    ("blocks", {"accuracy": no_error}, "0%"),
     ("causes", {"accuracy": nothing_finite}, "not finite"),
     ("causes", {"accuracy": nothing_compared}, "no accuracy records"),
 ]
