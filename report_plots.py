@@ -1,4 +1,4 @@
-"""The four plots of a report, as PNG, from the records of one group. Headless; the only room that needs matplotlib.
+"""The four plots of a report, as PNG, from the records of one group. Headless; the only module that needs matplotlib.
 
 Every plot is drawn always: where the records hold nothing for it, it says so and shows what there is instead.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -20,13 +21,9 @@ LOGS = {"inference.py": "inference.log", "accuracy_run.py": "accuracy.log", "acc
 
 def run_main(run_script: Runner, folder: Path, body: str, *arguments: str) -> Finished:
     """Run `launch.run` in its own process over a main of these statements."""
-    lines = [
-        "import launch, options",
-        "def main():",
-        *(f"    {line}" for line in body.splitlines()),
-        "launch.run(main)",
-    ]
-    (folder / "script.py").write_text("\n".join(lines))
+    body = "\n".join(f"    {line}" for line in body.splitlines())
+    code = f"import launch, options\ndef main():\n{body}\nlaunch.run(main)"
+    (folder / "script.py").write_text(code)
     return run_script(folder / "script.py", *arguments, env={"PYTHONPATH": str(ROOT)})
 
 
