@@ -16,6 +16,9 @@ from options import UserError, first_line
 
 MOST_WORKERS = 8  # more rarely keep up with one device any better
 AHEAD = 2  # batches that each worker prepares before they are asked for
+# What torch says of a worker that was killed, and of a container or file system that lets it share no more memory.
+DEAD_WORKER = "DataLoader worker (pid"
+NO_SHARED_MEMORY = ("shared memory", "unable to resize file")
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,11 @@ def load(batches: Batches, indices: Sequence[int], workers: int) -> Iterator[Bat
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        if "shared memory" in str(error) or "unable to resize file" in str(error):
+        if any(words in str(error) for words in NO_SHARED_MEMORY):
             raise UserError(
                 "the workers' batches do not fit in shared memory: fewer --workers or a smaller --batch-size take "
                 "less, docker run --shm-size gives more, --workers 0 needs none"
             ) from error
+        if DEAD_WORKER not in str(error):
+            raise
         raise UserError(f"{first_line(error)}; --workers 0 prepares the images without workers") from error

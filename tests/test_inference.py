@@ -408,13 +408,14 @@ def test_a_worker_that_dies_is_an_error_with_advice(
     assert "--workers 0" in finished.stderr.splitlines()[-1]
 
 
-def test_a_failure_of_the_preprocessing_is_ours_and_not_the_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_failure_of_the_preprocessing_is_ours_and_not_the_workers(workers: int, tmp_path: Path) -> None:
     def refuse(image: Image.Image) -> torch.Tensor:
         raise RuntimeError("no such interpolation")
 
-    sample = images.Sample("a.png", noise(tmp_path / "a.png", seed=0))
-    with pytest.raises(RuntimeError, match=r"^no such interpolation$"):
-        list(decoding.load(decoding.Batches([sample], 1, refuse, strict=False), [0], workers=0))
+    samples = [images.Sample("a.png", noise(tmp_path / "a.png", seed=0))] * 2
+    with pytest.raises(RuntimeError, match="no such interpolation"):
+        list(decoding.load(decoding.Batches(samples, 1, refuse, strict=False), [0, 1], workers))
 
 
 # ---------------------------------------------------------------------------------------------------- ways to be wrong
