@@ -4,7 +4,7 @@ One process imports the libraries and then forks a child for each job: the child
 and runs the unmodified script as `python script.py ...` would. The simulated NPU is imported in the child alone, which
 therefore reads its settings and injects its faults afresh.
 
-Run as a script, this file is that process: it reads one job a line and answers each with a line.
+Run as a script, this file is that process: it reads one job a line, answers each with a line, and ends at an empty one.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Forks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate()
+        self._process.communicate("\n")  # not the end of the file: a fork of this process may hold the pipe open
 
     def run(self, script: Path | str, *arguments: object, cwd: Path, **environment: object) -> Finished:
         """Run a script of the project, or the one at a path, in `cwd` with these environment variables added."""
@@ -80,7 +80,7 @@ class Forks:
 def serve() -> None:
     for module in PREPARED:
         __import__(module)
-    for line in sys.stdin:
+    while (line := sys.stdin.readline()).strip():
         job = json.loads(line)
         child = os.fork()
         if child == 0:
