@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,7 +137,7 @@ def report_output(log: RunLog, output: str, samples: Sequence[dict[str, Any]], g
 
 def find_worst(errors: Sequence[float | None]) -> int:
     """Where the largest error is; one that is not finite is the largest."""
-    sizes = [math.inf if error is None else error for error in errors]
+    sizes = list(map(summaries.size_of, errors))
     return sizes.index(max(sizes))
 
 
