@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import launch
-import options
-from options import UserError
-from ranks import Rank
+from common.cli import launch, options
+from common.device.ranks import Rank
+from common.errors import EXIT_OK, UserError
 
 SCRIPT = "accuracy_run.py"
 EXAMPLES = """examples:
@@ -67,21 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("accuracy_run.py proves one device: run it without torchrun")
         launch.set_environment(args.device, args.numerics)
         with launch.import_errors():
-            import common
-            import comparison
-            import explanation
-            import images
-            import loading
-            import reference
-            import saved_reference
-            import session
+            from common import session
+            from common.accuracy import comparison, reference, saved_reference
+            from common.accuracy.diagnosis import explanation
+            from common.device import devices
+            from common.encoder import loading
+            from common.images import decoding
 
         with session.start(log, args.device, args.dtype, args.numerics) as running:
             precisions = reference.choose_precisions(running, args.golden)
             own_images = args.reference and not args.image  # a saved reference brings its images
-            decoded = images.Decoded()
+            decoded = decoding.Decoded()
             if not own_images:
-                decoded = images.take(log, args.image, args.samples, args.seed, args.strict_images)
+                decoded = decoding.take(log, args.image, args.samples, args.seed, args.strict_images)
             load = partial(loading.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
             encoder = load(hashed=True)
             weights_sha256 = encoder.weights_sha256()  # waited for: beside the forwards it costs memory
@@ -94,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rounded = reference.EXPECTED_DTYPES if args.save_reference else {args.dtype} - {"float32"}
                 known = reference.compute(log, encoder, decoded, precisions, rounded)
 
-            common.place(encoder.module, running.device, running.dtype)
+            devices.place(encoder.module, running.device, running.dtype)
             with running.numerics.watch():
-                outputs = list(common.encode_singly(encoder.module, known.pixel_values, running.device, running.dtype))
+                outputs = list(devices.encode_singly(encoder.module, known.pixel_values, running.device, running.dtype))
             running.record(encoder, outputs[0][0], weights_sha256, references=sorted(precisions))
             if args.save_reference:
                 kept = known.with_float32(outputs) if "float32" not in precisions else known
@@ -108,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 pixel_values = known.pixel_values[worst : worst + 1]
                 on_cpu, on_device = load().module, encoder.module
                 explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], known.images[worst])
-    return options.EXIT_OK
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import launch
-import options
-import summaries
-from ranks import Rank
+from common.cli import launch, options
+from common.device.ranks import Rank
+from common.errors import EXIT_OK
+from common.log import formulas
 
 SCRIPT = "accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -74,45 +74,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         with launch.import_errors():
             import torch
 
-            import images
-            import loading
-            import session
-            import sweep
-            import sweep_report
-            import timing
+            from common import session
+            from common.encoder import loading
+            from common.images import decoding
+            from common.performance import printed, sweep, timing
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
             count = max(batch_sizes) + timing.ROTATION - 1
-            decoded = images.take(log, args.image, count, args.seed, args.strict_images)
+            decoded = decoding.take(log, args.image, count, args.seed, args.strict_images)
             stopwatch = timing.Stopwatch()
             with stopwatch.measure("load_ms"):
                 encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images])
             first = rank.index == 0
-            work = sweep_report.count_work(log, encoder.module, encoder.input_size) if first else None
+            work = printed.count_work(log, encoder.module, encoder.input_size) if first else None
             baseline_ms = None
             if args.cpu_baseline and running.device.type != "cpu" and first:
                 baseline_ms = sweep.time_alone(encoder.module, pixel_values[:1], budget)
 
             pixel_values, embedding = sweep.start_on_device(running, encoder, pixel_values, stopwatch)
-            sweep_report.report_startup(log, stopwatch)
+            printed.report_startup(log, stopwatch)
             shapes = len(batch_sizes) if args.compile else None
             subject = sweep.prepare(running, encoder, decoded.samples, pixel_values, shapes)
             cost = work.fields() if work else {}
             running.record(encoder, embedding, encoder.weights_sha256(), compiled=args.compile, **cost)
 
-            limits = sweep_report.measure_limit(running, "before", work, max(batch_sizes), budget)
+            limits = printed.measure_limit(running, "before", work, max(batch_sizes), budget)
             measurements = sweep.measure(subject, batch_sizes, budget, rank)
             rows = [measurement.fields() for measurement in measurements]
-            reached_ips = max((summaries.fastest_ips(row) for row in rows if row["status"] == "ok"), default=0.0)
-            limits += sweep_report.measure_limit(running, "after", work, max(batch_sizes), budget, reached_ips)
-            sweep_report.report_rows(log, measurements, rows, work, limits)
-            sweep_report.report_ranks(log, rank, measurements)
-            sweep_report.report_speedup(log, rows, baseline_ms, str(running.device))
-    return options.EXIT_OK
+            reached_ips = max((formulas.fastest_ips(row) for row in rows if row["status"] == "ok"), default=0.0)
+            limits += printed.measure_limit(running, "after", work, max(batch_sizes), budget, reached_ips)
+            printed.report_rows(log, measurements, rows, work, limits)
+            printed.report_ranks(log, rank, measurements)
+            printed.report_speedup(log, rows, baseline_ms, str(running.device))
+    return EXIT_OK
 
 
 if __name__ == "__main__":

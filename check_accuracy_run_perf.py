@@ -13,16 +13,15 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
-import launch
-import options
-import verdict_files
-from accuracy_checks import check_references
-from evidence import KIND, Bounds, Check, Group, Judgement, UnjudgeableError, Verdict, guarded, one, text
-from options import UserError
-from perf_checks import check_perf, check_regression, check_same_outputs
-from remarks import remarks_on
-from runlog import Run, UnreadableRecordError, lines_of, printable, read_runs
-from setting_checks import check_common_facts, check_numerics, check_setting
+from common.cli import launch, options
+from common.errors import UserError
+from common.log.runlog import Run, UnreadableRecordError, lines_of, printable, read_runs
+from common.verdict import files
+from common.verdict.accuracy import check_references
+from common.verdict.evidence import KIND, Bounds, Check, Group, Judgement, UnjudgeableError, Verdict, guarded, one, text
+from common.verdict.performance import check_perf, check_regression, check_same_outputs
+from common.verdict.remarks import remarks_on
+from common.verdict.setting import check_common_facts, check_numerics, check_setting
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -108,9 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.report:
         write_report(args.report, judgement, args.logs)
     if args.json:
-        verdict_files.write_json(args.json, judgement)
+        files.write_json(args.json, judgement)
     if args.junit:
-        verdict_files.write_junit(args.junit, judgement)
+        files.write_junit(args.junit, judgement)
     print(f"OVERALL: {judgement.verdict}")
     return int(judgement.verdict)
 
@@ -131,10 +130,10 @@ def judge_logs(logs: Sequence[str], baseline: str | None, bounds: Bounds) -> Jud
 
 def write_report(folder: Path, judgement: Judgement, logs: Sequence[str]) -> None:
     """Write the pages; only they need matplotlib."""
-    import report
+    from common.report import pages
 
     inferences = [run for run in judgement.runs if run.start.get("script") == "inference.py"]
-    report.write(folder, judgement, inferences or read_beside(logs))
+    pages.write(folder, judgement, inferences or read_beside(logs))
 
 
 def read_beside(logs: Sequence[str]) -> list[Run]:

@@ -9,11 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import environment
-import launch
-import options
-from options import UserError
-from ranks import Rank
+from common.cli import environment, launch, options
+from common.device.ranks import Rank
+from common.errors import EXIT_OK, UserError
 
 SCRIPT = "inference.py"
 EXAMPLES = """examples:
@@ -77,22 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_output(args.output, args.resume, rank)
         launch.set_environment(args.device, args.numerics)
         with launch.import_errors():
-            import common
-            import decoding
-            import embedder
-            import images
-            import loading
-            import session
-            import topk
+            from common import session
+            from common.device import devices
+            from common.encoder import loading
+            from common.features import embedder, topk
+            from common.images import batching, decoding
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
-            samples = images.find_samples(args.image)
+            samples = decoding.find_samples(args.image)
             hashed = args.output is not None
             encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
-            common.place(encoder.module, running.device, running.dtype)
-            batches = decoding.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
-            workers = decoding.default_workers(rank.count) if args.workers is None else args.workers
+            devices.place(encoder.module, running.device, running.dtype)
+            batches = batching.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
+            workers = batching.default_workers(rank.count) if args.workers is None else args.workers
             runner = embedder.Embedder(running, encoder, batches, workers)
             report = topk.Report(log, args.topk, encoder, len(samples))
             if args.output:
@@ -103,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 report.add(part)
             if rank.index == 0:
                 report.finish()
-    return options.EXIT_OK
+    return EXIT_OK
 
 
 def require_output(path: Path | None, resume: bool, rank: Rank) -> None:

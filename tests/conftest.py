@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from forks import Forks
+    from helpers.forks import Forks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: the tests run a worker a core
 
@@ -82,7 +82,7 @@ def run_script(tmp_path: Path) -> Runner:
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
     """A process that has imported the libraries, and forks a child for each script of a file of tests."""
-    from forks import Forks
+    from helpers.forks import Forks
 
     with Forks() as running:
         yield running
@@ -93,8 +93,7 @@ def save_timm(folder: Path, config: dict[str, Any] = TINY_TIMM, seed: int = 0) -
     import timm
     from safetensors.torch import save_file
 
-    import random_weights
-    import weights
+    from common.encoder import random_weights, weights
 
     model = weights.build_on_meta(lambda: timm.create_model(config["architecture"], num_classes=config["num_classes"]))
     folder.mkdir(parents=True)

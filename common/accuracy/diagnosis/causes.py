@@ -1,0 +1,190 @@
+"""Causes: naming the one whose emulation on the CPU explains a device's error.
+
+Rounding repeats from one device to the next only in part: another order of accumulation moves a few values over a
+rounding boundary, they differ by a whole step then, and after some blocks every activation is rounded another way.
+(Measured on a ViT of 12 blocks: two bfloat16 runs have errors of one size that correlate by 0.5.) So where an error is
+not explained digit by digit, it is compared with what the same emulation, repeated with the last bits of float32
+disturbed, has in common with itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from common.accuracy.diagnosis.emulation import DTYPES, HF32_BITS, Run, emulate
+from common.device.devices import Outputs
+from common.log.conclusions import UNEXPLAINED
+
+EXPLAINS = 0.9  # the share of the error that a cause has to explain
+NEAR = 3.0  # residuals within this factor of the smallest are as good as the smallest
+SAME_SIZE = 1.25  # rounding in another way makes an error of the same size, within this factor
+REPETITIONS = 3  # of an emulation, to see how far its rounding repeats
+REPETITION_SLACK = 1.2  # three repetitions differ by so much from one another
+CORRELATED = 0.2  # an error that resembles the emulation's less than this may do so by chance
+
+Emulated = Callable[..., Tensor]  # (cause, seed) -> the joined outputs
+
+
+def hypotheses(dtype: torch.dtype) -> tuple[str, ...]:
+    """The causes worth trying for a run in `dtype`, and the pairs of them that occur together, joined by `+`."""
+    if dtype in DTYPES.values():
+        return ("float16", "bfloat16", "gelu_tanh", "float16+gelu_tanh", "bfloat16+gelu_tanh")
+    alone = ("conv_hf32", "matmul_hf32", "gelu_tanh", "float16", "bfloat16")
+    pairs = ("conv_hf32+matmul_hf32", "conv_hf32+gelu_tanh", "gelu_tanh+matmul_hf32")
+    return (*alone, *pairs, "conv_hf32+gelu_tanh+matmul_hf32")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How well a cause explains the device's error y - r, when its emulation gives y_k.
+
+    `explained` = 1 - ||y - y_k||^2 / ||y - r||^2: 1 digit by digit, 0 nothing, negative for a cause that moves the
+    outputs elsewhere. `residual` = ||y - y_k||, relative: each output is divided by its reference's norm, and the norms
+    of the two are averaged (root mean square). `correlation` is that of the two errors, `size` = ||y - r|| /
+    ||y_k - r||. `repeatable` is the least that y_k explains of other emulations of the same cause, whose last bits were
+    disturbed; None where it was not needed. All are None where NaN or infinities leave no number.
+    """
+
+    cause: str
+    explained: float | None = None
+    residual: float | None = None
+    best: bool = False
+    correlation: float | None = None
+    size: float | None = None
+    repeatable: float | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the cause explains the error as far as it explains its own, once rounded in another way.
+
+        What it leaves unexplained may be a fifth more than there, and the 0.1 that every cause may leave.
+        """
+        if self.explained is None or self.repeatable is None:
+            return False
+        return 1 - self.explained <= (1 - EXPLAINS) + REPETITION_SLACK * (1 - self.repeatable)
+
+
+def explain(
+    run: Run,
+    reference: Outputs,
+    device_output: Outputs,
+    causes: Iterable[str],
+    attention_bits: int = HF32_BITS,
+) -> list[Explanation]:
+    """Which of `causes` explains the difference between two outputs (embedding, hidden_state) of one image.
+
+    `run` computes the outputs with the float32 module on the CPU, as `partial(common.forward, module, pixel_values)`:
+    once without and once with each cause, and three times more where rounding may not repeat. `attention_bits` are what
+    the device's probe found. Exactly one explanation is the best: `unexplained`, which comes last, where no cause
+    explains enough. Without any error there is nothing to explain: []. A cause that changes nothing, since the model
+    lacks its operators, is left out.
+    """
+    emulated = partial(_emulate_joined, run, reference, attention_bits)
+    r, y = _joined(reference, reference), _joined(device_output, reference)
+    if torch.equal(r, y):
+        return []
+    finite = bool(y.isfinite().all())
+    found = []
+    for cause, y_k in _distinct(emulated, _joined(run(), reference), causes):
+        if not finite:
+            found.append(Explanation(cause, best=not y_k.isfinite().all()))
+        else:
+            found.append(_with_repetitions(_compare(cause, r, y, y_k), emulated, r, y_k))
+    return _with_one_best(found, None if not finite else float((y - r).norm()))
+
+
+def _emulate_joined(run: Run, reference: Outputs, attention_bits: int, cause: str, seed: int | None = None) -> Tensor:
+    return _joined(emulate(run, cause, seed, attention_bits), reference)
+
+
+def _distinct(emulated: Emulated, plain: Tensor, causes: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """The joined outputs under each cause that changes them, the single causes first."""
+    known = [plain]
+    for cause in sorted(causes, key=_count):
+        y_k = emulated(cause)
+        if not any(torch.equal(y_k, other) for other in known):
+            known.append(y_k)
+            yield cause, y_k
+
+
+def _count(cause: str) -> int:
+    return cause.count("+") + 1
+
+
+def _joined(outputs: Outputs, reference: Outputs) -> Tensor:
+    """All outputs as one vector in float64, each divided by its reference's norm: embedding and tokens count alike."""
+    parts = []
+    for output, scale in zip(outputs, reference, strict=True):
+        norm = scale.double().norm() * math.sqrt(len(outputs))
+        parts.append(output.cpu().double().flatten() / (norm.cpu() if norm > 0 else 1))
+    return torch.cat(parts)
+
+
+def _compare(cause: str, r: Tensor, y: Tensor, y_k: Tensor) -> Explanation:
+    error, emulated = y - r, y_k - r
+    residual = float((y - y_k).norm())
+    if not math.isfinite(residual):
+        return Explanation(cause)
+    return Explanation(
+        cause,
+        explained=1 - (residual / float(error.norm())) ** 2,
+        residual=residual,
+        correlation=_correlation(error, emulated),
+        size=float(error.norm() / emulated.norm()),
+    )
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    return float(a.dot(b) / (a.norm() * b.norm()))
+
+
+def _with_repetitions(found: Explanation, emulated: Emulated, r: Tensor, y_k: Tensor) -> Explanation:
+    """With other emulations, where the error is of the cause's size and resembles it, but not digit by digit."""
+    if found.explained is None or found.correlation is None or found.size is None or found.explained >= EXPLAINS:
+        return found
+    if found.correlation < CORRELATED or not 1 / SAME_SIZE <= found.size <= SAME_SIZE:
+        return found
+    others = (emulated(found.cause, seed) for seed in range(REPETITIONS))
+    shares = [_compare(found.cause, r, other, y_k).explained for other in others]
+    return replace(found, repeatable=min((share for share in shares if share is not None), default=None))
+
+
+def _with_one_best(found: Sequence[Explanation], error: float | None) -> list[Explanation]:
+    """Mark the best: of those that account for the error, the one with the fewest causes, then the nearest.
+
+    `error` is ||y - r||, None where it is not finite. Accounting for it is to explain 0.9 with a residual within 3
+    times the smallest, or to repeat as well as the cause's own emulation does. Repetitions vary: their residuals are
+    equal within a factor of 1.25.
+    """
+    if error is None:
+        candidates = [each for each in found if each.best]  # marked already: it overflows on the CPU too
+    else:
+        near = NEAR * _smallest_residual(found)
+        near_repeating = SAME_SIZE * _smallest_residual([each for each in found if each.repeats])
+        candidates = [
+            each
+            for each in found
+            if _explains(each, near) or (each.repeats and (each.residual or 0.0) <= near_repeating)
+        ]
+    best = min(candidates, key=lambda each: (_count(each.cause), each.residual or 0.0), default=None)
+    marked = [replace(each, best=each is best) for each in found]
+    if best is None:
+        share = None if error is None else 0.0
+        marked.append(Explanation(UNEXPLAINED, explained=share, residual=error, best=True))
+    return marked
+
+
+def _smallest_residual(found: Iterable[Explanation]) -> float:
+    return min((each.residual for each in found if each.residual is not None), default=0.0)
+
+
+def _explains(each: Explanation, near: float) -> bool:
+    if each.explained is None or each.residual is None:
+        return False
+    return each.explained >= EXPLAINS and each.residual <= near

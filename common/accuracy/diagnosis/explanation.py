@@ -1,0 +1,64 @@
+"""Explaining a device's error on one image: by the known causes, and by the block where it arises."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from common.accuracy.diagnosis import blocks, causes
+from common.device import devices
+from common.device.devices import Outputs
+from common.log import conclusions, formulas
+from common.log.figures import percent
+from common.session import Session
+
+SHOWN_BLOCKS = 12  # of a long chain, the blocks with the largest errors of their own
+
+
+def explain(
+    running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor, outputs: Outputs, image: str
+) -> None:
+    """Print and record which cause explains the error of `outputs`, and which block is to blame.
+
+    `reference` is the encoder in float32 on the CPU, `module` the one on the session's device that gave `outputs` for
+    pixel_values [1, 3, H, W] of the image named.
+    """
+    running.log.line()
+    running.log.line(f"Explanation of the error on {image}")
+    _explain_by_cause(running, reference, pixel_values, outputs)
+    _explain_by_block(running, reference, module, pixel_values)
+
+
+def _explain_by_cause(running: Session, module: nn.Module, pixel_values: Tensor, outputs: Outputs) -> None:
+    run = partial(devices.forward, module, pixel_values)
+    found = causes.explain(
+        run,
+        run(),
+        outputs,
+        causes.hypotheses(running.dtype),
+        attention_bits=running.numerics.probe.attention_mantissa_bits,
+    )
+    for each in found:
+        explained = "-" if each.explained is None else f"{each.explained * 100:.1f}%"
+        running.log.line(f"  {each.cause:<32} explained {explained:>10}{'  <- best' if each.best else ''}")
+        running.log.record("cause", **vars(each))
+    running.log.line(f"cause: {conclusions.conclude_causes([vars(each) for each in found]).en}")
+
+
+def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor) -> None:
+    try:
+        layers = blocks.profile(reference, module, pixel_values)
+    except ValueError as error:  # a model that is no chain of blocks
+        running.log.line(f"blocks: {error}")
+        return
+    by_size = sorted(layers, key=lambda layer: -formulas.size_of(layer.isolated))
+    shown = {layer.block for layer in by_size[:SHOWN_BLOCKS]}
+    running.log.line(f"  {'block':>5} {'propagated':>12} {'isolated':>12}  name")
+    for layer in layers:
+        running.log.record("layer", **vars(layer))
+        if layer.block in shown:
+            errors = f"{percent(layer.propagated):>12} {percent(layer.isolated):>12}"
+            running.log.line(f"  {layer.block:>5} {errors}  {layer.name}{'  <- blamed' if layer.blamed else ''}")
+    conclusion = conclusions.conclude_blocks([vars(layer) for layer in layers], devices.dtype_name(running.dtype))
+    running.log.line(f"blocks: {conclusion.en}")

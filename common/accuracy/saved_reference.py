@@ -1,0 +1,182 @@
+"""A reference in a file, for other runs and machines.
+
+A saved reference is a safetensors file. It holds the pixel values too, so that the preprocessing of another machine
+can't differ and the images need not be there: `pixel_values` [N, 3, H, W], and of each precision `embedding.float32`
+[N, D] and `hidden_state.float32` [N, T, C]. Its metadata say what it is of and what made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from common.accuracy.reference import EXPECTED_DTYPES, Reference
+from common.cli import environment
+from common.device.devices import dtype_name
+from common.encoder.base import Encoder
+from common.errors import UserError, first_line
+from common.images.decoding import Decoded, Sample
+from common.log import runlog
+from common.log.formulas import OUTPUTS
+from common.log.runlog import RunLog
+from common.log.whole_files import aside
+
+KIND = "accuracy_run.py reference"
+FORMAT = 1
+ABOUT = ("model", "precisions", "preprocess", "versions", "code_sha256", "git")  # what a run's log repeats
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A reference from a file, and what the file says of it."""
+
+    reference: Reference
+    path: Path
+    file_sha256: str
+    about: dict[str, Any]
+
+    def require_encoder(self, encoder: Encoder, weights_sha256: str) -> None:
+        """Raise UserError unless the reference is of these weights and of images that this encoder takes."""
+        if self.about["weights_sha256"] != weights_sha256:
+            raise UserError(
+                f"{self.path} is a reference of other weights: of {self.about['model']}, weights_sha256 "
+                f"{str(self.about['weights_sha256'])[:12]}..., not {weights_sha256[:12]}..."
+            )
+        found, wanted = list(self.reference.pixel_values.shape[1:]), encoder.input_size
+        if found != wanted:
+            raise UserError(f"{self.path} holds images of {found}, but {encoder.model} takes {wanted}")
+
+    def report(self, log: RunLog) -> None:
+        """Print and record that the reference was not computed in this run, and what computed it."""
+        versions = self.about["versions"]
+        made_by = f"torch {versions.get('torch')}, {versions.get('platform')}"
+        log.line(f"Reference: {', '.join(self.reference.outputs)}, saved in {self.path.name} by {made_by}")
+        log.record(
+            "reference_source",
+            file=self.path.name,
+            file_sha256=self.file_sha256,
+            **{key: self.about[key] for key in ABOUT},
+        )
+
+
+def save(log: RunLog, path: Path, reference: Reference, encoder: Encoder, weights_sha256: str) -> None:
+    """Write a reference, under a temporary name first: a cut run leaves no half file."""
+    tensors = {"pixel_values": reference.pixel_values}
+    for precision, outputs in reference.outputs.items():
+        tensors |= {f"{name}.{precision}": output for name, output in zip(OUTPUTS, outputs, strict=True)}
+    about = {
+        "precisions": list(reference.outputs),
+        "model": encoder.model,
+        "weights_sha256": weights_sha256,
+        "preprocess": encoder.preprocessing,
+        "images": reference.images,
+        "image_sha256": reference.image_sha256,
+        "expected_relative_l2": reference.expected_relative_l2,
+        "versions": _versions(),
+        "code_sha256": runlog.code_sha256(),
+        "git": runlog.git_commit(),
+    }
+    metadata = {"kind": KIND, "format": str(FORMAT), "about": json.dumps(about)}
+    with aside(path, SafetensorError) as new:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
+    log.line(f"Saved reference: {path.name} ({', '.join(reference.outputs)})")
+
+
+def _versions() -> dict[str, Any]:
+    facts = environment.host_facts()
+    return {key: facts[key] for key in ("python", "platform", *environment.PACKAGES)}
+
+
+def load(
+    log: RunLog,
+    path: Path,
+    encoder: Encoder,
+    weights_sha256: str,
+    precisions: Sequence[str],
+    count: int,
+    decoded: Decoded,
+) -> Reference:
+    """The first `count` samples of a saved reference of this encoder, in these precisions; the log says that it is one.
+
+    `decoded` are the images that the user named, none where the file's own are meant. Raises UserError for a file that
+    is no whole reference, is of other weights, lacks a precision, or holds fewer samples or others than those named.
+    """
+    saved = read(path, precisions, count, decoded.samples)
+    saved.require_encoder(encoder, weights_sha256)
+    saved.report(log)
+    return saved.reference
+
+
+def read(path: Path, precisions: Sequence[str], count: int, samples: Sequence[Sample]) -> Saved:
+    """As `load`, of whatever encoder."""
+    tensors, about = _read(path)
+    found = len(about["images"])
+    if found < count:
+        raise UserError(f"{path} holds {found} samples, not {count}; --samples {found} compares them all")
+    lacking = [precision for precision in precisions if precision not in about["precisions"]]
+    if lacking:
+        raise UserError(
+            f"{path} holds no {lacking[0]} reference, only {', '.join(about['precisions'])}; "
+            "--golden beside --save-reference saves float64 too"
+        )
+    for sample, name, sha256 in zip(samples, about["images"], about["image_sha256"], strict=False):
+        if sample.sha256() != sha256:
+            raise UserError(
+                f"{path} is a reference of other images: its {name} differs from {sample.name} as --image and --seed "
+                "give it; without --image it brings its own"
+            )
+    outputs = {p: (tensors[f"{OUTPUTS[0]}.{p}"][:count], tensors[f"{OUTPUTS[1]}.{p}"][:count]) for p in precisions}
+    pixel_values, names, hashes = tensors["pixel_values"], about["images"], about["image_sha256"]
+    expected = about["expected_relative_l2"]
+    reference = Reference(pixel_values[:count], names[:count], hashes[:count], outputs, expected)
+    with path.open("rb") as file:
+        return Saved(reference, path, hashlib.file_digest(file, "sha256").hexdigest(), about)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of the file and what it says of itself; both are those of a whole reference."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no whole safetensors file: {first_line(error)}") from error
+    if metadata.get("kind") != KIND:
+        raise UserError(f"{path} is no reference that --save-reference has written")
+    if metadata.get("format") != str(FORMAT):
+        raise UserError(f"{path} has the format {metadata.get('format')}, this program reads {FORMAT}")
+    try:
+        about = json.loads(metadata.get("about", ""))
+    except ValueError:
+        about = None
+    if not _is_whole(tensors, about):
+        raise UserError(f"{path} is a damaged reference: its tensors and metadata do not fit each other")
+    return tensors, about
+
+
+def _is_whole(tensors: dict[str, Tensor], about: Any) -> bool:
+    """Whether every sample has a name, a hash, pixel values, and each output in each precision in that very dtype."""
+    keys = {*ABOUT, "weights_sha256", "images", "image_sha256", "expected_relative_l2"}
+    if not isinstance(about, dict) or not keys <= set(about) or not isinstance(about["versions"], dict):
+        return False
+    expected = about["expected_relative_l2"]
+    if not isinstance(expected, dict) or not all(isinstance(expected.get(name), dict) for name in EXPECTED_DTYPES):
+        return False
+    lists = [about[key] for key in ("precisions", "images", "image_sha256")]
+    if not all(isinstance(items, list) and items and all(isinstance(item, str) for item in items) for items in lists):
+        return False
+    wanted = {"pixel_values": ("float32", 4)}
+    for precision in about["precisions"]:
+        wanted |= {f"embedding.{precision}": (precision, 2), f"hidden_state.{precision}": (precision, 3)}
+    found = {name: (dtype_name(tensor.dtype), tensor.ndim) for name, tensor in tensors.items()}
+    lengths = {len(about["images"]), len(about["image_sha256"])}
+    return found == wanted and {len(tensor) for tensor in tensors.values()} == lengths and len(lengths) == 1

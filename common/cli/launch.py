@@ -1,0 +1,121 @@
+"""How a script starts and ends: its log, the switches before torch is imported, the imports, its exit code.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from common.errors import EXIT_ERROR, EXIT_INTERRUPTED, UserError
+from common.log import runlog
+
+# What a disk or a folder refuses with: the user's to mend.
+STORAGE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
+
+def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0, **start: Any) -> runlog.RunLog:
+    """Set the earlier log aside and open this run's; `start` adds fields to its `run_start` record.
+
+    Only the first of several ranks has a log.
+    """
+    if rank > 0:
+        return runlog.NoLog()
+    path = args.log_dir / log_name
+    try:
+        return runlog.RunLog(path, script, args.argv, **start)
+    except OSError as error:
+        raise UserError(f"the log {path} can't be written: {error.strerror}; --log-dir names another folder") from error
+
+
+def set_environment(device: str, numerics: str) -> None:
+    """Set the switches that torch_npu reads when torch starts, unless the user has; call it before torch is imported.
+
+    TORCH_NPU_FALLBACK_CPU_DISABLE: an operator that the NPU lacks raises, and does not run on the CPU unseen.
+    TORCH_NPU_USE_COMPATIBLE_IMPL: GELU computes what `approximate` asks for (torch_npu 26 and newer).
+    TORCH_DEVICE_BACKEND_AUTOLOAD: the CPU needs no torch_npu, which can't start without CANN.
+    """
+    if device == "cpu":
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+        return
+    os.environ.setdefault("TORCH_NPU_FALLBACK_CPU_DISABLE", "1")
+    if numerics == "strict":
+        os.environ.setdefault("TORCH_NPU_USE_COMPATIBLE_IMPL", "1")
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Around the import of large libraries: Python's garbage collector waits until the end.
+
+    It would search all that they define, again and again, for a fifth of the time that the import takes; it all stays.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def import_errors() -> Iterator[None]:
+    """Around a script's deferred imports: a package that is missing or broken is the user's to mend."""
+    try:
+        with collector_paused():
+            yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install -r requirements.txt") from error
+    except RuntimeError as error:
+        if "backend extension" not in str(error):
+            raise
+        raise UserError(
+            "torch_npu is installed but can't start, most likely for want of CANN: source the set_env.sh of the CANN "
+            "toolkit, or run on the CPU with TORCH_DEVICE_BACKEND_AUTOLOAD=0 and --device cpu"
+        ) from error
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Call a script's main and leave with its exit code.
+
+    A UserError becomes one line on stderr and exit 2, and so does what storage refuses: a full disk, a file that may
+    not be read.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name the terminal's encoding lacks must not end the run
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in STORAGE:
+            raise
+        if "--debug" in sys.argv[1:]:
+            traceback.print_exc()
+        print(f"error: {runlog.printable(_described(error))}", file=sys.stderr)
+        code = EXIT_ERROR
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already; at its own end Python would say it again, and leave with another code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _described(error: UserError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)

@@ -1,0 +1,173 @@
+"""Command-line flags that the scripts share, and the parsers. Standard library only.
+
+`--help` and a usage error must not wait for torch, so nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from common.errors import EXIT_ERROR
+from common.log import runlog
+
+
+class DeviceKind(NamedTuple):
+    """What torch.distributed joins several devices of a kind with, and the variable that restricts those in sight."""
+
+    backend: str
+    visible_devices: str | None = None
+
+
+# In the order in which `auto` takes them.
+DEVICE_KINDS = {
+    "npu": DeviceKind("hccl", "ASCEND_RT_VISIBLE_DEVICES"),
+    "cuda": DeviceKind("nccl", "CUDA_VISIBLE_DEVICES"),
+    "cpu": DeviceKind("gloo"),
+}
+ACCELERATORS = tuple(kind for kind in DEVICE_KINDS if kind != "cpu")
+
+
+class Parser(argparse.ArgumentParser):
+    """A script's parser: a description, its flags, examples, and usage errors in the form of all our errors."""
+
+    def __init__(self, script: str, description: str | None, examples: str) -> None:
+        super().__init__(
+            prog=script,
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"error: {runlog.printable(message)}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+
+
+class RunParser(Parser):
+    """A parser that sets the earlier log aside on a usage error: it must not answer for a run that never began."""
+
+    def __init__(self, script: str, description: str | None, examples: str, log_name: str) -> None:
+        super().__init__(script, description, examples)
+        self.log_name = log_name
+        self.argv: list[str] = []
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        self.argv = list(sys.argv[1:] if argv is None else argv)
+        args = self.parse_args(self.argv)
+        args.argv = self.argv
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        finder.add_argument("--log-dir", type=Path, default=self.get_default("log_dir"))
+        with suppress(argparse.ArgumentError, OSError):  # no usable folder, so no earlier log in it either
+            runlog.set_aside(finder.parse_known_args(self.argv)[0].log_dir / self.log_name)
+        super().error(message)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that inference.py, accuracy_run.py and accuracy_run_perf.py share."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        metavar="ID",
+        default="timm/vit_giant_patch14_clip_224.laion2b",
+        help="timm/<name>, a transformers <org>/<name>, a local folder with its config.json, or demo "
+        "(default: %(default)s)",
+    )
+    model.add_argument(
+        "--weights",
+        metavar="PATH|random",
+        help="a .safetensors file or a snapshot folder instead of the hub; random: seeded weights, no network",
+    )
+    model.add_argument(
+        "--hub",
+        choices=("modelscope", "huggingface"),
+        help="where to fetch from (default: modelscope for timm/..., huggingface otherwise)",
+    )
+    model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")
+
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--device",
+        default="auto",
+        type=parse_device,
+        metavar="|".join(["auto", *(f"{kind}[:N]" for kind in ACCELERATORS), "cpu"]),
+        help=f"auto takes {', then '.join(DEVICE_KINDS)}, and says which (default: %(default)s)",
+    )
+    device.add_argument(
+        "--numerics",
+        choices=("strict", "fast"),
+        default="strict",
+        help="strict: no HF32 or TF32, and the GELU that the model asks for; fast: the device's defaults; both are "
+        "probed (default: %(default)s)",
+    )
+    device.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="what the device computes in (default: %(default)s)",
+    )
+
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--image",
+        nargs="+",
+        metavar="PATH",
+        type=Path,
+        help="image files, or folders that are searched recursively (default: a photo that matplotlib ships)",
+    )
+    run.add_argument(
+        "--strict-images",
+        action="store_true",
+        help="an image in a folder that can't be decoded is an error (else it is left out, named and counted)",
+    )
+    run.add_argument("--seed", type=int, default=0, help="of crops and random weights (default: %(default)s)")
+    run.add_argument(
+        "--log-dir", type=Path, default=Path("logs"), metavar="DIR", help="where the logs go (default: %(default)s)"
+    )
+    run.add_argument("--debug", action="store_true", help="show the traceback of a reported error")
+
+
+def parse_device(text: str) -> str:
+    """`auto`, `cpu`, `npu`, `npu:1`, `cuda`, `cuda:0` ...; anything else is a usage error."""
+    kind, colon, index = text.partition(":")
+    if kind in ACCELERATORS and (not colon or (index.isascii() and index.isdigit())):
+        return text
+    if text in ("auto", "cpu"):
+        return text
+    known = ", ".join(f"{kind}, {kind}:N" for kind in ACCELERATORS)
+    raise argparse.ArgumentTypeError(f"{text!r} is not auto, {known} or cpu")
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def nonnegative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def percent(text: str) -> float:
+    """`1.0` or `1.0%` as the fraction 0.01."""
+    return positive_float(text.removesuffix("%")) / 100

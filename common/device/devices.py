@@ -1,0 +1,177 @@
+"""Devices: choosing one, and placing and running an encoder on it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.cli import environment
+from common.cli.options import ACCELERATORS
+from common.errors import UserError, first_line
+
+MIB = 1024 * 1024
+Outputs = tuple[Tensor, Tensor]  # embedding [B, D], hidden_state [B, T, C]
+
+
+def select_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `npu`, `npu:1` ... names; auto takes the first of DEVICE_KINDS that is there.
+
+    Raises UserError, saying what is missing, for an explicit device that is not there: never a silent fallback.
+    """
+    if name == "auto":
+        name = next((kind for kind in ACCELERATORS if _why_absent(kind, 0) is None), "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    reason = _why_absent(kind, int(index or 0))
+    if reason:
+        raise UserError(f"--device {name}: {reason}; --device cpu runs without it")
+    device = torch.device(kind, int(index or 0))
+    device_module(device).set_device(device)
+    return device
+
+
+def _why_absent(kind: str, index: int) -> str | None:
+    """Why the device can't be used; None where it can."""
+    if kind == "npu":
+        if importlib.util.find_spec("torch_npu") is None:
+            return "torch_npu is not installed (it comes with the Ascend container, not from requirements.txt)"
+        try:
+            importlib.import_module("torch_npu")  # registers torch.npu where torch did not load it by itself
+        except (ImportError, OSError, RuntimeError) as error:
+            return f"torch_npu can't start ({first_line(error)}); source the set_env.sh of the CANN toolkit"
+    module = getattr(torch, kind)
+    owner = "torch_npu" if kind == "npu" else "torch"
+    count = module.device_count() if module.is_available() else 0
+    if index < count:
+        return None
+    visible = environment.visible_devices()
+    found = f"{count} {kind.upper()} device{'' if count == 1 else 's'}{f' with {visible}' if visible else ''}"
+    return f"{owner} {environment.package_version(owner)} finds {found}"
+
+
+def device_module(device: torch.device) -> ModuleType:
+    """What torch has for a kind of device: torch.npu, torch.cuda, torch.cpu."""
+    module: ModuleType = torch.get_device_module(device)
+    return module
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all that was queued on it."""
+    if device.type != "cpu":
+        device_module(device).synchronize(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type != "cpu":
+        device_module(device).reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """MiB of device memory that tensors took at most since `reset_peak_memory`; None on the CPU, which has no count."""
+    if device.type == "cpu":
+        return None
+    return float(device_module(device).max_memory_allocated(device)) / MIB
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give cached device memory back, after an out of memory."""
+    if device.type != "cpu":
+        device_module(device).empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By type, and by words for torch_npu's older branches, which raise a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def describe_device(device: torch.device) -> str:
+    return environment.cpu_model() or "CPU" if device.type == "cpu" else device_module(device).get_device_name(device)
+
+
+def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the encoder to the device and dtype, in place, and make sure that it arrived.
+
+    Raises UserError when the memory does not suffice or a part of the encoder is elsewhere.
+    """
+    try:
+        module.to(device, dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{device} has too little memory for the weights in {dtype_name(dtype)}") from error
+    elsewhere = {str(tensor.device) for tensor in module.state_dict().values() if tensor.device != device}
+    if elsewhere:
+        raise UserError(f"asked for {device}, but weights are on {', '.join(sorted(elsewhere))}")
+
+
+def compiled(module: nn.Module, device: torch.device, shapes: int) -> nn.Module:
+    """The encoder as torch.compile makes it, for `shapes` different batch sizes: each is compiled when it comes.
+
+    On an NPU that takes TorchAir's backend. Raises UserError where it is not installed.
+    """
+    import torch._dynamo
+
+    backend: Any = "inductor"
+    if device.type == "npu":
+        try:
+            backend = importlib.import_module("torchair").get_npu_backend()
+        except Exception as error:  # torch_npu puts a stand-in in its place, which raises errors of its own
+            raise UserError(f"--compile on an NPU needs TorchAir: {first_line(error)}") from error
+    config: Any = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name in torch 2.6
+    setattr(config, limit, max(getattr(config, limit), 2 * shapes))
+    setattr(config, f"fail_on_{limit.replace('size_', '')}_hit", True)  # else torch.compile runs eagerly, unsaid
+    made: Any = torch.compile(module, backend=backend, dynamic=False)
+    return cast(nn.Module, made)
+
+
+def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:
+    """Run the encoder on pixel_values [B, 3, H, W], which are on its device, without autograd."""
+    with torch.inference_mode():
+        outputs: Outputs = module(pixel_values)
+    return outputs
+
+
+def encode(module: nn.Module, pixel_values: Tensor) -> Outputs:
+    """As `forward`, with a device's failure and outputs on another device reported as a UserError."""
+    device = pixel_values.device
+    with failures_of(device, f"at batch size {len(pixel_values)}"):
+        outputs = forward(module, pixel_values)
+    elsewhere = {str(output.device) for output in outputs if output.device != device}
+    if elsewhere:
+        raise UserError(f"the input is on {device}, but the outputs are on {', '.join(sorted(elsewhere))}")
+    return outputs
+
+
+def encode_singly(
+    module: nn.Module, pixel_values: Tensor, device: torch.device, dtype: torch.dtype
+) -> Iterator[Outputs]:
+    """The outputs of each image of pixel_values [N, 3, H, W] alone, as they come, by an encoder on the device."""
+    for pixels in tqdm(pixel_values[:, None], f"{device} {dtype_name(dtype)}", unit="image", disable=None):
+        yield encode(module, pixels.to(device, dtype))
+
+
+@contextmanager
+def failures_of(device: torch.device, doing: str) -> Iterator[None]:
+    """Report what the device can't do in the block as a UserError. On the CPU only memory is no fault of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise UserError(f"{device} is out of memory {doing}") from error
+        if device.type == "cpu":
+            raise
+        raise UserError(f"{device} failed {doing}: {first_line(error)}") from error
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,237 @@
+"""Numerics: making a device compute what the model asks, and probing what it really computes.
+
+An accelerator's float32 is not always float32. Ascend's convolution rounds its operands to HF32 by default, and its
+native GELU computes the tanh approximation whatever is asked (torch_npu's pages on `allow_hf32` and `npu_gelu`); CUDA
+has TF32. `strict` switches that off where a switch is documented and replaces GELU by its formula where none helps;
+`fast` leaves the device's defaults. Neither is taken on trust: the probe measures what is in force.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from common.device.devices import device_module, dtype_name
+from common.errors import UserError
+from common.log.formulas import MANTISSA_BITS, probe_contradictions
+from common.log.runlog import RunLog
+
+PROBED_BITS = MANTISSA_BITS["float32"]
+CUBE = 64  # the probed matrices' size: enough for the matrix units, where a vector unit might be exact
+
+# The kinds of operators that the probe covers, by the names of the functions that compute them.
+KINDS = {
+    "conv": {"conv1d", "conv2d", "conv3d"},
+    "matmul": {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"},
+    "attention": {"scaled_dot_product_attention"},
+}
+# Functions that hide both products and the attention from a mode: they are computed without it.
+WHOLE_ATTENTION = {"multi_head_attention_forward", "_native_multi_head_attention", "_transformer_encoder_layer_fwd"}
+KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
+
+
+# ------------------------------------------------------------------------------------------------------ the probe
+@dataclass(frozen=True)
+class Probe:
+    """What a device computes. Mantissa bits: 23 float32, 11 HF32, 10 TF32 and float16, 7 bfloat16."""
+
+    conv_mantissa_bits: int
+    matmul_mantissa_bits: int
+    attention_mantissa_bits: int
+    gelu: str  # what GELU computes with approximate="none": erf, tanh or other
+    gelu_tanh: str  # the same with approximate="tanh"
+
+
+def probe(device: torch.device, dtype: torch.dtype) -> Probe:
+    """Measure what the device computes: 1 + 2^-k through conv, matmul and attention, and GELU on [-4, 4]."""
+    return Probe(
+        _mantissa_bits(_through_conv, device, dtype),
+        _mantissa_bits(_through_matmul, device, dtype),
+        _mantissa_bits(_through_attention, device, dtype),
+        _gelu_kind("none", device, dtype),
+        _gelu_kind("tanh", device, dtype),
+    )
+
+
+def _mantissa_bits(operator: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype) -> int:
+    """The largest k up to which every 1 + 2^-k comes back exactly."""
+    exact = 1 + 2.0 ** -torch.arange(1, PROBED_BITS + 1, dtype=torch.float64)
+    with torch.inference_mode():
+        returned = operator(exact.to(dtype).to(device)).cpu().double()
+    return int((returned == exact).int().cumprod(dim=0).sum())
+
+
+def _through_conv(values: Tensor) -> Tensor:
+    """As a patch embedding: each value is a pixel of a patch of its own, and the kernel picks that pixel."""
+    pixels = torch.zeros(1, 3, 14, 14 * len(values), dtype=values.dtype, device=values.device)
+    pixels[0, 0, 0, ::14] = values
+    kernel = torch.zeros(CUBE, 3, 14, 14, dtype=values.dtype, device=values.device)
+    kernel[:, 0, 0, 0] = 1
+    return F.conv2d(pixels, kernel, stride=14)[0, 0, 0]
+
+
+def _through_matmul(values: Tensor) -> Tensor:
+    """A matrix with the values in its first column, times the identity."""
+    return (_in_first_column(values) @ torch.eye(CUBE, dtype=values.dtype, device=values.device))[: len(values), 0]
+
+
+def _through_attention(values: Tensor) -> Tensor:
+    """Every query finds its own key alone: the softmax is one-hot, and the values come back."""
+    query = 32 * torch.eye(CUBE, dtype=values.dtype, device=values.device)[None, None]
+    return F.scaled_dot_product_attention(query, query, _in_first_column(values)[None, None])[0, 0, : len(values), 0]
+
+
+def _in_first_column(values: Tensor) -> Tensor:
+    matrix = torch.zeros(CUBE, CUBE, dtype=values.dtype, device=values.device)
+    matrix[: len(values), 0] = values
+    return matrix
+
+
+def _gelu_kind(approximate: str, device: torch.device, dtype: torch.dtype) -> str:
+    """`erf` or `tanh`, whichever GELU computes to the rounding of `dtype`; `other` for neither.
+
+    The two are 4.7e-4 apart at most, near x = -2.3, where the values are small enough for 16 bits to tell them apart.
+    """
+    x = torch.linspace(-4, 4, 1601, dtype=torch.float64).to(dtype)
+    with torch.inference_mode():
+        found = F.gelu(x.to(device), approximate=approximate).cpu().double()
+    expected = {"erf": gelu_erf(x.double()), "tanh": gelu_tanh(x.double())}
+    tolerance = float((expected["erf"] - expected["tanh"]).abs().max()) / 10
+    for kind, values in expected.items():
+        rounding = values.abs() * torch.finfo(dtype).eps / 2
+        if bool(((found - values).abs() <= rounding + tolerance).all()):
+            return kind
+    return "other"
+
+
+# ------------------------------------------------------------------------------------------------- GELU's formulas
+def gelu_erf(x: Tensor) -> Tensor:
+    """x Phi(x), what `approximate="none"` asks for (torch.nn.GELU)."""
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The approximation that `approximate="tanh"` asks for (torch.nn.GELU)."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+class GeluByFormula(TorchFunctionMode):
+    """Compute every GELU on one kind of device by its formula, in float32 at least.
+
+    A mode reaches every caller: modules, and libraries that bound `torch.nn.functional.gelu` when they were imported.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") != "gelu":
+            return func(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        if x.device.type != self.device_type:
+            return func(*args, **kwargs)
+        formula = gelu_tanh if kwargs.get("approximate", "none") == "tanh" else gelu_erf
+        return formula(x.float()).to(x.dtype) if x.dtype != torch.float64 else formula(x)
+
+
+class OperatorTrace(TorchFunctionMode):
+    """Collect which of the probed kinds of operators a model computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "gelu":
+            self.operators.add("gelu_tanh" if kwargs.get("approximate", "none") == "tanh" else "gelu")
+        elif name in WHOLE_ATTENTION:
+            self.operators |= {"matmul", "attention"}
+        elif name in KIND_OF:
+            self.operators.add(KIND_OF[name])
+        return func(*args, **kwargs)
+
+
+# -------------------------------------------------------------------------------------------------- what is in force
+@dataclass
+class Numerics:
+    """What the device was asked to compute (`mode`: strict or fast) and was found to compute."""
+
+    mode: str
+    device: torch.device
+    dtype: torch.dtype
+    probe: Probe
+    reference_probe: Probe  # of the CPU in float32, which has reduced modes of its own
+    gelu_replaced: bool
+    operators: set[str] = field(default_factory=set)
+
+    def report(self, log: RunLog) -> None:
+        """Print and record the probe."""
+        found, replaced = self.probe, ", by its formula" if self.gelu_replaced else ""
+        log.line(
+            f"Numerics: {self.mode} (mantissa bits: conv {found.conv_mantissa_bits}, matmul "
+            f"{found.matmul_mantissa_bits}, attention {found.attention_mantissa_bits}; GELU: {found.gelu}{replaced})"
+        )
+        reference = asdict(self.reference_probe)
+        log.record("numerics", **asdict(found), gelu_replaced=self.gelu_replaced, reference=reference)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Collect the operators of the forwards inside; then hold the probes to what they need.
+
+        Raises UserError when the device contradicts `strict`, or the CPU float32, over operators of the model.
+        """
+        with OperatorTrace() as trace:
+            yield
+        self.operators |= trace.operators
+        faults = probe_contradictions(asdict(self.probe), sorted(self.operators), dtype_name(self.dtype))
+        if self.mode == "strict" and faults:
+            raise UserError(
+                f"--numerics strict, but on {self.device} {'; '.join(faults)}; --numerics fast takes it as it is"
+            )
+        faults = probe_contradictions(asdict(self.reference_probe), sorted(self.operators), "float32")
+        if faults:
+            raise UserError(f"the CPU is no float32 reference: {'; '.join(faults)} (see ONEDNN_DEFAULT_FPMATH_MODE)")
+
+    def fields(self) -> dict[str, Any]:
+        """What the `model` record says of the numerics."""
+        return {"numerics": self.mode, "operators": sorted(self.operators)}
+
+
+@contextmanager
+def in_force(mode: str, device: torch.device, dtype: torch.dtype) -> Iterator[Numerics]:
+    """Put `strict` or `fast` in force for the block, and probe the device and the CPU."""
+    cpu = torch.device("cpu")
+    torch.set_float32_matmul_precision("highest")  # of the CPU reference, whatever the mode
+    if mode == "strict":
+        switch_reduced_precision_off(device)
+    with ExitStack() as stack:
+        found = probe(device, dtype)
+        replaced = mode == "strict" and device != cpu and (found.gelu, found.gelu_tanh) != ("erf", "tanh")
+        if replaced:
+            stack.enter_context(GeluByFormula(device.type))
+            found = probe(device, dtype)
+        reference = found if (device, dtype) == (cpu, torch.float32) else probe(cpu, torch.float32)
+        yield Numerics(mode, device, dtype, found, reference, replaced)
+
+
+def switch_reduced_precision_off(device: torch.device) -> None:
+    """HF32 and TF32 off, by the documented switches. GELU's is an environment variable, read when torch starts."""
+    if device.type == "npu":
+        npu = device_module(device)
+        npu.conv.allow_hf32 = False
+        npu.matmul.allow_hf32 = False
+    elif device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,152 @@
+"""Features on their way to a file: parts of some batches, written aside, joined when all are there.
+
+A part is a safetensors file whose name says which batches it holds. A run that is cut leaves whole parts, from which
+the next one goes on; batches have the same images however many ranks share them, so that the joined file is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from common.errors import UserError
+from common.log.whole_files import aside
+
+PART_IMAGES = 1024  # at most, but at least one batch
+PARTS_A_RANK = 8  # at least, where there are as many batches: ranks then end at about the same time
+MANIFEST = "about.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Embeddings [N, D] in float32 of images in order, and their names and hashes.
+
+    `skipped` says why some are not there; `frames` of which animations the first frame was taken, and of how many.
+    """
+
+    embeddings: np.ndarray
+    names: list[str]
+    sha256: list[str]
+    skipped: dict[str, str]
+    frames: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Part]) -> Part:
+        """One part from those of batches; of a batch without images the embeddings' width is unknown."""
+        embeddings = [part.embeddings for part in parts if part.names] or [parts[0].embeddings]
+        names, sha256 = ([text for part in parts for text in getattr(part, key)] for key in ("names", "sha256"))
+        skipped = {name: reason for part in parts for name, reason in part.skipped.items()}
+        frames = {name: count for part in parts for name, count in part.frames.items()}
+        return cls(np.concatenate(embeddings), names, sha256, skipped, frames)
+
+
+class FeatureParts:
+    """The parts of one feature file, in a folder beside it."""
+
+    def __init__(self, path: Path, batches: int, batch_size: int, ranks: int, about: dict[str, Any]) -> None:
+        """`about` is what the features are of: parts of anything else are not continued."""
+        self.path = path
+        self.folder = path.with_name(path.name + ".parts")
+        self.batches = batches
+        self.about = {**about, "batch_size": batch_size, "batches": batches}
+        self.batches_a_part = max(1, min(-(-batches // (ranks * PARTS_A_RANK)), PART_IMAGES // batch_size))
+
+    def start(self, resume: bool) -> bool:
+        """Make the folder; True where parts of an earlier run are in it, which `resume` asks to continue.
+
+        Raises UserError where they are of another run.
+        """
+        manifest = self.folder / MANIFEST
+        found = manifest.is_file()
+        if found and resume:
+            earlier = json.loads(manifest.read_text(encoding="utf-8"))
+            self.batches_a_part = earlier.pop("batches_a_part")
+            different = [key for key in self.about if earlier.get(key) != json.loads(json.dumps(self.about[key]))]
+            if different:
+                raise UserError(f"--resume: {self.folder} is of another run ({', '.join(different)} differ)")
+            return True
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.folder} can't be written: {error.strerror}") from error
+        with aside(manifest) as new:
+            new.write_text(json.dumps({**self.about, "batches_a_part": self.batches_a_part}), encoding="utf-8")
+        return False
+
+    def ranges(self) -> list[range]:
+        """The batches of each part."""
+        starts = range(0, self.batches, self.batches_a_part)
+        return [range(start, min(start + self.batches_a_part, self.batches)) for start in starts]
+
+    def is_done(self, batches: range) -> bool:
+        return self._file(batches).is_file()
+
+    def write(self, batches: range, part: Part) -> None:
+        about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped, "frames": part.frames}
+        with aside(self._file(batches), SafetensorError) as new:
+            save_file({"embedding": part.embeddings}, new, {key: json.dumps(value) for key, value in about.items()})
+
+    def read(self, batches: range) -> Part:
+        with self._opened(batches) as opened:
+            about = {key: json.loads(value) for key, value in opened.metadata().items()}
+            return Part(opened.get_tensor("embedding"), **about)
+
+    def join(self, about: dict[str, Any]) -> tuple[int, int]:
+        """Write the feature file from its parts, one in memory at a time, and remove them; its shape [N, D]."""
+        names, width = [], 0
+        for batches in self.ranges():
+            with self._opened(batches) as opened:
+                names += json.loads(opened.metadata()["names"])
+                width = max(width, opened.get_slice("embedding").get_shape()[1])
+        if not names:
+            raise UserError(f"none of the images could be decoded: no {self.path}")
+        shape = (len(names), width)
+        about = {"images": names, **about}
+        with aside(self.path) as new:
+            with new.open("wb") as file:
+                if self.path.suffix == ".npy":
+                    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                else:
+                    file.write(safetensors_header(shape, about))
+                for batches in self.ranges():
+                    file.write(self.read(batches).embeddings.astype("<f4").tobytes())
+            if self.path.suffix == ".npy":
+                with aside(self.path.with_suffix(".json")) as beside:
+                    beside.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        shutil.rmtree(self.folder)
+        return shape
+
+    @contextmanager
+    def _opened(self, batches: range) -> Iterator[Any]:
+        """A part's safetensors file. Raises UserError where it is not whole."""
+        file = self._file(batches)
+        try:
+            with safe_open(file, "np") as opened:
+                yield opened
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise UserError(f"{file} is no whole part; remove it, and --resume makes it again") from error
+
+    def _file(self, batches: range) -> Path:
+        return self.folder / f"{batches.start:08}-{batches.stop:08}.safetensors"
+
+
+def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:
+    """What stands before the data of a safetensors file with the one tensor `embedding`, in float32.
+
+    The library itself writes whole tensors from memory only. The format: a length in 8 bytes, then JSON, padded to 8.
+    """
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
+    text = json.dumps({"__metadata__": metadata, "embedding": tensor}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,116 @@
+"""The diagnosis in words: which cause explains an error, and in which block it arises. Standard library only.
+
+It is made of the fields of `cause` and `layer` records: the run prints it in English, the pages have both languages.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common.log.figures import percent
+from common.log.formulas import MANTISSA_BITS, STANDS_OUT, rounding_of, size_of
+from common.verdict.evidence import UnjudgeableError, Words, number, number_or_none, text
+
+UNEXPLAINED = "unexplained"
+CAUSES = {
+    "bfloat16": Words("bfloat16 rounding", "bfloat16 舍入"),
+    "conv_hf32": Words("HF32 in the convolutions", "卷积使用 HF32"),
+    "float16": Words("float16 rounding", "float16 舍入"),
+    "gelu_tanh": Words("the tanh GELU", "GELU 的 tanh 近似"),
+    "matmul_hf32": Words("HF32 in the matrix products", "矩阵乘使用 HF32"),
+}
+
+Fields = Mapping[str, Any]
+
+
+def conclude_causes(causes: Sequence[Fields]) -> Words:
+    """Which cause is the best, from the fields of all `cause` records of a run."""
+    best = next((cause for cause in causes if cause.get("best") is True), None)
+    if best is None:
+        return Words("nothing to explain: the outputs are equal", "没有需要归因的误差：输出完全相同")
+    parts = text(best, "cause").split("+")
+    if not set(parts) <= CAUSES.keys():
+        return _unexplained(causes, number_or_none(best, "residual"))
+    named = Words(" and ".join(CAUSES[part].en for part in parts), " 与 ".join(CAUSES[part].zh for part in parts))
+    share = number_or_none(best, "explained")
+    if share is None:
+        return Words(
+            f"{named.en} alone makes outputs NaN or infinite, on the CPU too",
+            f"仅{named.zh}就会使输出出现 NaN 或无穷大，在 CPU 上也是如此",
+        )
+    if best.get("repeatable") is None:
+        return Words(f"{share:.1%} of the error is {named.en}", f"误差的 {share:.1%} 来自{named.zh}")
+    size, correlation = number(best, "size"), number(best, "correlation")
+    return Words(
+        f"the error is that of {named.en}, which does not repeat to the digit: {size:.2f} times as large as emulated, "
+        f"with a correlation of {correlation:.2f}",
+        f"误差来自{named.zh}，其舍入无法逐位复现：大小为仿真值的 {size:.2f} 倍，相关系数 {correlation:.2f}",
+    )
+
+
+def _unexplained(causes: Sequence[Fields], residual: float | None) -> Words:
+    if residual is None:
+        return Words(
+            "unexplained: the outputs are NaN or infinite, under none of the known causes",
+            "无法归因：输出出现 NaN 或无穷大，已知原因均不会如此",
+        )
+    if residual <= rounding_of("float32"):
+        return Words(
+            f"unexplained, but of the size of float32 rounding: {percent(residual)}",
+            f"无法归因，但大小与 float32 的舍入误差相当：{percent(residual)}",
+        )
+    shares = [number_or_none(cause, "explained") for cause in causes]
+    largest = max([0.0, *(share for share in shares if share is not None)])
+    return Words(
+        f"unexplained: none of the known causes explains more than {largest:.0%}",
+        f"无法归因：已知原因最多只能解释 {largest:.0%}",
+    )
+
+
+def conclude_blocks(layers: Sequence[Fields], dtype: str) -> Words:
+    """Where the error of a device that computes in `dtype` arises, from the fields of all `layer` records of a run."""
+    if not layers:
+        return Words("no block of the main chain was examined", "没有逐 block 记录")
+    if dtype not in MANTISSA_BITS:
+        raise UnjudgeableError(f"dtype {dtype} is not one that is known here")
+    isolated = [number_or_none(layer, "isolated") for layer in layers]
+    propagated = [number_or_none(layer, "propagated") for layer in layers]
+    middle = statistics.median_low(map(size_of, isolated))
+    blamed = next((at for at, layer in enumerate(layers) if layer.get("blamed") is True), None)
+    if blamed is not None:
+        name, found, others = _name(layers[blamed]), _shown(isolated[blamed]), _shown(middle)
+        return Words(
+            f"the error arises in {name}: alone it errs by {found.en}, others by {others.en}",
+            f"误差产生于 {name}：单独计算时误差为 {found.zh}，其余 block 为 {others.zh}",
+        )
+    largest = max(range(len(layers)), key=lambda at: size_of(isolated[at]))
+    if size_of(propagated[0]) > max(rounding_of(dtype), STANDS_OUT * size_of(isolated[largest])):
+        name, found = _name(layers[0]), _shown(propagated[0])
+        return Words(
+            f"the error enters before {name}: its output is off by {found.en}, alone it is right",
+            f"误差在 {name} 之前已经产生：其输出误差为 {found.zh}，单独计算则正确",
+        )
+    worst = max(propagated, key=size_of)
+    if size_of(worst) <= rounding_of(dtype):
+        return Words(
+            f"all blocks are right within rounding ({percent(worst)}): a larger error arises after them",
+            f"所有 block 的误差都在舍入范围内（{percent(worst)}）：更大的误差产生于其后",
+        )
+    name, found, others = _name(layers[largest]), _shown(isolated[largest]), _shown(middle)
+    return Words(
+        f"no block stands out: alone they err by {others.en} in the median and {found.en} at most, in {name}",
+        f"没有明显异常的 block：单独计算时误差的中位数为 {others.zh}，最大为 {found.zh}，在 {name}",
+    )
+
+
+def _name(layer: Fields) -> str:
+    return f"block {number(layer, 'block'):g} ({text(layer, 'name')})"
+
+
+def _shown(error: float | None) -> Words:
+    if error is None or math.isinf(error):
+        return Words("NaN or infinity", "NaN 或无穷大")
+    return Words(percent(error), percent(error))

@@ -1,0 +1,238 @@
+"""The sweep over batch sizes: three passes each, interleaved in rounds, and every timed output verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.accuracy import metrics
+from common.device import devices
+from common.device.devices import Outputs
+from common.device.ranks import Rank
+from common.encoder.base import Encoder
+from common.errors import first_line
+from common.images.decoding import Sample
+from common.log import formulas
+from common.performance import timing
+from common.performance.timing import Budget, Pass, Stopwatch, Warmup
+from common.session import Session
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed: an encoder on its device, with the images that it is given.
+
+    `pixel_values` [N, 3, H, W] are those of `samples`, on the device; `expected` the outputs of each image alone, on
+    the CPU. N is the largest batch size and ROTATION - 1: the batches of a size start an image apart.
+    """
+
+    module: nn.Module
+    preprocess: Callable[[Image], Tensor]
+    samples: Sequence[Sample]
+    pixel_values: Tensor
+    expected: Sequence[Outputs]
+
+    @cached_property
+    def first_sha256(self) -> str:
+        """Of the first image, by which every batch size is recognised."""
+        return self.samples[0].sha256()
+
+    def forward(self, batch_size: int, turn: int) -> Outputs:
+        return devices.forward(self.module, self.pixel_values[turn : turn + batch_size])
+
+    def forward_from_files(self, batch_size: int, turn: int) -> Outputs:
+        """Decode, preprocess, copy in, forward, and copy the embedding out."""
+        decoded = [sample.load() for sample in self.samples[turn : turn + batch_size]]
+        pixel_values = torch.stack([self.preprocess(image) for image in decoded])
+        embedding, hidden_state = devices.forward(self.module, pixel_values.to(self.pixel_values))
+        return embedding.cpu(), hidden_state
+
+    def passes(self, batch_size: int) -> tuple[Pass, ...]:
+        device = self.pixel_values.device
+        return (
+            Pass("latency", lambda turn: self.forward(batch_size, turn), device),
+            Pass("throughput", lambda turn: self.forward(batch_size, turn), device),
+            Pass("end_to_end", lambda turn: self.forward_from_files(batch_size, turn), device),
+        )
+
+
+@dataclass
+class Measurement:
+    """One batch size and what was measured of it. Out of memory is a result like others: `status` says so."""
+
+    subject: Subject
+    batch_size: int
+    passes: tuple[Pass, ...]
+    status: str = "ok"
+    reason: str | None = None
+    warmup: Warmup | None = None
+    peak_memory_mb: float | None = None
+    errors: list[float | None] = field(default_factory=list)
+    nonfinite: int = 0
+    embedding: Tensor | None = None
+    alone: Pass | None = None
+
+    @classmethod
+    def of(cls, subject: Subject, batch_size: int) -> Measurement:
+        return cls(subject, batch_size, subject.passes(batch_size))
+
+    def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Take a step; a failure of the device ends this batch size, and the sweep goes on."""
+        if self.status != "ok":
+            return
+        try:
+            step(*arguments)
+        except RuntimeError as error:
+            self.status = "oom" if devices.is_out_of_memory(error) else "error"
+            self.reason = first_line(error)
+        if self.status != "ok":
+            devices.empty_cache(self.subject.pixel_values.device)
+
+    def warm_up(self, budget: Budget) -> None:
+        latency, throughput, _ = self.passes
+        devices.reset_peak_memory(latency.device)
+        self.warmup = timing.warm_up(latency.call, latency.device, budget)
+        self.peak_memory_mb = devices.peak_memory_mb(latency.device)
+        throughput.calls = budget.window(self.warmup.latency_ms)
+
+    def measure(self, timed: Pass, budget: Budget, round_index: int) -> None:
+        self.verify(timed.run(budget, round_index))
+
+    def measure_alone(self, budget: Budget) -> None:
+        """The throughput of this rank while the others wait."""
+        _, throughput, _ = self.passes
+        self.alone = replace(throughput, samples_ms=[])
+        self.alone.run_all(budget)
+
+    def verify(self, timed: dict[int, Outputs]) -> None:
+        """What was timed is what the encoder gives: the outputs of batches, by the turn and so the place of their first
+        image, against those of the images alone.
+        """
+        pairs = [
+            (self.subject.expected[turn + place][output][0], image)
+            for turn, outputs in timed.items()
+            for output, batch in enumerate(outputs)
+            for place, image in enumerate(batch.cpu())
+        ]
+        if not pairs:
+            return
+        expected, found = zip(*pairs, strict=True)
+        self.errors.append(metrics.worst_relative_l2(expected, found))
+        self.nonfinite += sum(map(metrics.count_nonfinite, found))
+        if 0 in timed and self.embedding is None:
+            self.embedding = timed[0][0]
+
+    @property
+    def output_relative_l2(self) -> float | None:
+        """The worst of any image and output; None where one was not finite, or none was measured."""
+        finite = [error for error in self.errors if error is not None]
+        return max(finite) if finite and len(finite) == len(self.errors) else None
+
+    def share(self) -> dict[str, Any]:
+        """What the first rank wants to know of this one."""
+        _, throughput, _ = self.passes
+        return {
+            "device": str(throughput.device),
+            "status": self.status,
+            "calls": throughput.calls,
+            "samples_ms": throughput.samples_ms,
+            "output_relative_l2": self.output_relative_l2,
+            "nonfinite": self.nonfinite,
+        }
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the `perf` record, but for those of the limit."""
+        if self.status != "ok" or self.warmup is None or self.embedding is None:
+            return {"batch_size": self.batch_size, "status": self.status, "reason": self.reason}
+        latency, throughput, end_to_end = self.passes
+        return {
+            "batch_size": self.batch_size,
+            "status": self.status,
+            "device": str(self.embedding.device),
+            "dtype": devices.dtype_name(self.embedding.dtype),
+            "first_call_ms": self.warmup.first_call_ms,
+            "warmup_calls": self.warmup.calls,
+            "warmup_stable": self.warmup.stable,
+            **formulas.summarize_latency(latency.samples_ms),
+            "throughput_ips": formulas.images_per_second(throughput.samples_ms, self.batch_size * throughput.calls),
+            "end_to_end_ips": formulas.images_per_second(end_to_end.samples_ms, self.batch_size),
+            "peak_memory_mb": self.peak_memory_mb,
+            "output_relative_l2": self.output_relative_l2,
+            "nonfinite": self.nonfinite,
+            "image": self.subject.samples[0].name,
+            "image_sha256": self.subject.first_sha256,
+            "fingerprint": metrics.fingerprint(self.embedding[0]),
+        }
+
+
+def start_on_device(
+    running: Session, encoder: Encoder, pixel_values: Tensor, stopwatch: Stopwatch
+) -> tuple[Tensor, Tensor]:
+    """Place the encoder and pixel_values [N, 3, H, W] on the device, and time the first call.
+
+    Gives the values there and the first one's embedding.
+    """
+    with stopwatch.measure("place_ms"):
+        devices.place(encoder.module, running.device, running.dtype)
+    pixel_values = pixel_values.to(running.device, running.dtype)
+    with stopwatch.measure("first_call_ms"):
+        embedding, _ = devices.encode(encoder.module, pixel_values[:1])
+        devices.synchronize(running.device)
+    return pixel_values, embedding
+
+
+def prepare(
+    running: Session, encoder: Encoder, samples: Sequence[Sample], pixel_values: Tensor, compiled_shapes: int | None
+) -> Subject:
+    """What is to be timed, and what it has to give: the eager encoder's outputs of each image alone.
+
+    `compiled_shapes`: the encoder is timed as torch.compile makes it, for so many batch sizes.
+    """
+    module = encoder.module
+    with running.numerics.watch():
+        singly = devices.encode_singly(module, pixel_values, running.device, running.dtype)
+        expected = [(embedding.cpu(), hidden_state.cpu()) for embedding, hidden_state in singly]
+    if compiled_shapes:
+        module = devices.compiled(module, running.device, compiled_shapes)
+    return Subject(module, encoder.preprocess, samples, pixel_values, expected)
+
+
+def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank) -> list[Measurement]:
+    """Measure each batch size: first the warm-ups, then all sizes in each round, so that a drift hits all alike.
+
+    Several ranks do each step at the same time; the first also measures alone, to know what sharing costs.
+    """
+    measurements = [Measurement.of(subject, batch_size) for batch_size in batch_sizes]
+    steps: list[tuple[Measurement, Callable[..., None], tuple[Any, ...]]] = [
+        *((each, each.warm_up, (budget,)) for each in measurements),
+        *(
+            (each, each.measure, (timed, budget, round_index))
+            for round_index in range(timing.ROUNDS)
+            for each in measurements
+            for timed in each.passes
+        ),
+    ]
+    for measurement, step, arguments in tqdm(steps, "timing", unit="step", disable=None):
+        rank.gather(None)
+        measurement.attempt(step, *arguments)
+    if rank.count > 1:
+        if rank.index == 0:
+            for measurement in measurements:
+                measurement.attempt(measurement.measure_alone, budget)
+        rank.gather(None)
+    return measurements
+
+
+def time_alone(module: nn.Module, pixel_values: Tensor, budget: Budget) -> list[float]:
+    """The times in ms of single calls with the same input, after a warm-up."""
+    alone = Pass("baseline", lambda turn: devices.forward(module, pixel_values), pixel_values.device)
+    timing.warm_up(alone.call, alone.device, budget)
+    alone.run_all(budget)
+    return alone.samples_ms

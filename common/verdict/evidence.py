@@ -1,0 +1,184 @@
+"""Evidence: a verdict and its parts, and the fields of records that checks read. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from common.cli.environment import names_a_simulation
+from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
+from common.log.runlog import Record, Run
+
+# Which kind of evidence a script's log is.
+KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
+RELATIVE_TOLERANCE = 1e-9  # of figures that are computed again from the same float64 numbers
+ABSOLUTE_TOLERANCE = 1e-12  # likewise, where they cancel
+
+
+class Verdict(IntEnum):
+    """In rising order of how bad it is: the worst counts. The value is the exit code."""
+
+    PASS = EXIT_OK
+    FAIL = EXIT_FAIL
+    CANNOT_JUDGE = EXIT_ERROR
+
+    def __str__(self) -> str:
+        return self.name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table; `metric` is the key of the accuracy metric that it holds to its bound."""
+
+    name: str
+    value: str
+    bound: str
+    verdict: Verdict
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds that the command line sets; fractions, images a second, ms."""
+
+    threshold: float
+    require_device: str | None
+    allow_random_weights: bool
+    min_throughput: float | None
+    max_latency_ms: float | None
+    max_regression: float
+
+
+class Words(NamedTuple):
+    """One text in the languages of the pages. The checker prints English."""
+
+    en: str
+    zh: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one identity (weights, model, dtype, numerics, device), what was checked of them, and what must be
+    said beside the verdict. `title` names all but the weights. A group that was not judged has no checks.
+    """
+
+    title: str
+    runs: Sequence[Run]
+    checks: Sequence[Check] = ()
+    remarks: Sequence[Words] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst_verdict(self.checks)
+
+    def of(self, kind: str) -> list[Run]:
+        """The accuracy or the perf runs."""
+        return [run for run in self.runs if KIND[run.start["script"]] == kind]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
+    `error` says why a log could not be read at all.
+    """
+
+    checks: Sequence[Check]
+    groups: Sequence[Group] = ()
+    runs: Sequence[Run] = field(default=(), repr=False)
+    error: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst_verdict(self.checks)
+
+    @property
+    def remarks(self) -> list[Words]:
+        """What must be said right before the verdict, each remark once; of what was not judged, nothing."""
+        return list(dict.fromkeys(remark for group in self.groups if group.checks for remark in group.remarks))
+
+
+def worst_verdict(checks: Sequence[Check]) -> Verdict:
+    """Nothing checked is nothing proved."""
+    return max((check.verdict for check in checks), default=Verdict.CANNOT_JUDGE)
+
+
+class UnjudgeableError(Exception):
+    """A record lacks what a check needs."""
+
+
+def passed(condition: bool) -> Verdict:
+    return Verdict.PASS if condition else Verdict.FAIL
+
+
+def one(run: Run, event: str) -> Record:
+    """The run's only record of this event."""
+    records = run.events(event)
+    if len(records) != 1:
+        raise UnjudgeableError(f"{len(records)} {event} records, not 1")
+    return records[0]
+
+
+def number(record: Mapping[str, object], key: str) -> float:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UnjudgeableError(f"{record.get('event')} record: {key} is {value!r}, not a number")
+    return value
+
+
+def is_whole(value: object) -> bool:
+    """Whether a figure is written as a whole number: 5, but neither 5.0 nor true; to Python some of them are equal."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def number_or_none(record: Mapping[str, object], key: str) -> float | None:
+    """None stands for a value that was not finite, or too few samples; a key that is missing is no value at all."""
+    return None if key in record and record[key] is None else number(record, key)
+
+
+def text(record: Mapping[str, object], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise UnjudgeableError(f"{record.get('event')} record: {key} is {value!r}, not a text")
+    return value
+
+
+def numbers(record: Mapping[str, object], key: str) -> list[float]:
+    """A list of at least one number."""
+    values = record.get(key)
+    if not isinstance(values, list) or not values:
+        raise UnjudgeableError(f"{record.get('event')} record: {key} is no list of numbers")
+    return [number({"event": record.get("event"), key: value}, key) for value in values]
+
+
+def equal(found: float | None, expected: float | None) -> bool:
+    """Whether a figure in the log is the one computed again; None equals only None."""
+    if found is None or expected is None:
+        return found is expected
+    return math.isclose(found, expected, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+
+
+def at_most(fraction: float) -> str:
+    return f"<= {fraction * 100:g}%"
+
+
+def is_simulated(env: Record) -> bool:
+    """Whether a device is a stand-in for tests, or the log does not say plainly that it is none."""
+    return env.get("simulated") is not False or names_a_simulation(env.get("device_name"), env.get("torch_npu"))
+
+
+def setting(run: Run) -> str:
+    """The device and dtype that all outputs of the run must have."""
+    return f"{text(one(run, 'env'), 'device')} {text(one(run, 'model'), 'dtype')}"
+
+
+def guarded(checks: Iterator[Check]) -> Iterator[Check]:
+    """`checks`, ended by a CANNOT JUDGE where a record lacks what they need."""
+    try:
+        yield from checks
+    except UnjudgeableError as error:
+        yield Check("records", str(error), "whole records", Verdict.CANNOT_JUDGE)
+    except ArithmeticError as error:  # figures so large or small that what follows from them is no number
+        yield Check("records", f"figures out of range: {error}", "whole records", Verdict.CANNOT_JUDGE)

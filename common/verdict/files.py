@@ -1,0 +1,118 @@
+"""The verdict for machines: a JSON file of a documented format, and JUnit XML for CI. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from common.log.runlog import Record, Run, printable
+from common.log.whole_files import write_one
+from common.verdict.evidence import Check, Group, Judgement, Verdict, is_simulated
+
+FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and none that is gone or means another thing
+
+ENVIRONMENT_KEYS = ("device", "device_name", "simulated", "cann", "torch", "torch_npu", "timm", "transformers")
+MODEL_KEYS = ("model", "library", "architecture", "params", "weights_source", "weights_sha256", "dtype", "numerics")
+# What identifies a record, and what only a check reads.
+LEFT_OUT = {"run", "seq", "event", "fingerprint", "shares", "alone", "baseline_samples_ms"}
+# How JUnit calls a check that did not pass: a failure of the thing tested, or an error of the test.
+JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
+
+
+def write_json(path: Path, judgement: Judgement) -> None:
+    """Raises UserError when the file can't be written."""
+    write_one(path, (json.dumps(as_json(judgement), indent=1, allow_nan=False) + "\n").encode())
+
+
+def as_json(judgement: Judgement) -> dict[str, Any]:
+    """The verdict with all that it rests on; figures are those of the records."""
+    return {
+        "format": FORMAT,
+        "verdict": str(judgement.verdict),
+        "exit_code": int(judgement.verdict),
+        "error": judgement.error,
+        "checks": [_check(check) for check in judgement.checks],
+        "remarks": [remark.en for remark in judgement.remarks],
+        "runs": [_run(run) for run in judgement.runs],
+        "groups": [_group(group) for group in judgement.groups],
+    }
+
+
+def _check(check: Check) -> dict[str, str]:
+    return {"name": check.name, "value": check.value, "bound": check.bound, "verdict": str(check.verdict)}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """What a log held: a run that is not whole has `problems`."""
+    end = run.records[-1]
+    return {
+        "run": run.records[0]["run"],
+        "script": run.start.get("script"),
+        "utc": run.start.get("utc"),
+        "log": run.log,
+        "records": end.get("records"),
+        "records_sha256": end.get("records_sha256"),
+        "problems": run.problems,
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    env, model = group.runs[0].events("env")[0], group.runs[0].events("model")[0]
+    return {
+        "title": group.title,
+        "verdict": str(group.verdict),
+        **{key: model.get(key) for key in MODEL_KEYS},
+        **{key: env.get(key) for key in ENVIRONMENT_KEYS},
+        "simulated": is_simulated(env),
+        "runs": [run.records[0]["run"] for run in group.runs],
+        **{
+            event: [_figures(record) for run in group.runs for record in run.events(event)]
+            for event in ("accuracy", "cause", "layer", "perf", "ranks", "speedup")
+        },
+    }
+
+
+def _figures(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key not in LEFT_OUT}
+
+
+def write_junit(path: Path, judgement: Judgement) -> None:
+    """Raises UserError when the file can't be written."""
+    write_one(path, ElementTree.tostring(as_junit(judgement), encoding="utf-8", xml_declaration=True))
+
+
+def as_junit(judgement: Judgement) -> ElementTree.Element:
+    """A suite for what was read and one for each group, a case for each check; texts hold no control characters."""
+    groups = [(group.title, list(group.checks)) for group in judgement.groups if group.checks]
+    before = len(judgement.checks) - sum(len(checks) for _, checks in groups)
+    suites = [("evidence", list(judgement.checks[:before])), *groups]
+    root = ElementTree.Element("testsuites", {"name": "check_accuracy_run_perf", **_counts(judgement.checks)})
+    for title, checks in suites:
+        suite = ElementTree.SubElement(root, "testsuite", {"name": printable(title), **_counts(checks)})
+        for check in checks:
+            _add_case(suite, title, check)
+    if judgement.remarks:
+        output = ElementTree.SubElement(suite, "system-out")
+        output.text = "\n".join(printable(remark.en) for remark in judgement.remarks)
+    ElementTree.indent(root)
+    return root
+
+
+def _counts(checks: Iterable[Check]) -> dict[str, str]:
+    verdicts = [check.verdict for check in checks]
+    return {
+        "tests": str(len(verdicts)),
+        "failures": str(verdicts.count(Verdict.FAIL)),
+        "errors": str(verdicts.count(Verdict.CANNOT_JUDGE)),
+    }
+
+
+def _add_case(suite: ElementTree.Element, title: str, check: Check) -> None:
+    case = ElementTree.SubElement(suite, "testcase", classname=printable(title), name=printable(check.name))
+    if check.verdict in JUNIT:
+        message = printable(f"{check.value}, wanted: {check.bound}")
+        found = ElementTree.SubElement(case, JUNIT[check.verdict], message=message, type=str(check.verdict))
+        found.text = message

@@ -1,0 +1,43 @@
+"""Figures as people read them: one way for each kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.log.figures import format_metric, percent
+from common.log.formulas import METRICS
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0.013408, "1.3408%"),
+        (0.0, "0%"),
+        (1.0, "100.0000%"),
+        (1e-4, "0.0100%"),
+        (1.2e-8, "1.2e-06%"),
+        (-0.01, "-1.0000%"),
+        (None, "not finite"),
+    ],
+)
+def test_percent_for_people(fraction: float | None, text: str) -> None:
+    assert percent(fraction) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("relative_error", 0.013408, "1.3408%"),
+        ("relative_l2", None, "not finite"),
+        ("max_abs_error", 0.041234567, "0.041235"),
+        ("mean_abs_error", 1.23456e-7, "1.23e-07"),
+        ("mean_abs_error", 0.0, "0.000000"),
+        ("cosine_similarity", None, "not finite"),
+        ("top5_match", 0.8, "80%"),
+        ("sqnr_db", 58.17, "58.2"),
+        ("sqnr_db", None, "no error"),
+    ],
+)
+def test_a_metric_for_people(metric: str, value: float | None, text: str) -> None:
+    assert metric in METRICS
+    assert format_metric(metric, value) == text

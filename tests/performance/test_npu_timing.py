@@ -1,0 +1,102 @@
+"""Timing on the simulated NPU, whose kernels and synchronisations take as long as a test asks: none can be lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from conftest import ROOT
+from helpers.forks import Forks, needs_simulated_npu
+from helpers.logs import Records, find, read_records
+from helpers.npu_runs import CHECK, ON_NPU, PERF, VIT
+
+pytestmark = needs_simulated_npu
+
+MEMORY_MB = 13  # holds the ViT and a batch of 8, but none of 16
+KERNEL_MS, SYNC_MS = 3.0, 6.0
+
+
+def time_slow_kernels(
+    forks: Forks, folder: Path, script: Path | str = PERF[0], kernel_ms: float = KERNEL_MS, sync_ms: float = 0.0
+) -> Records:
+    """The records of a perf run at batch size 1 on a device whose kernels and synchronisations take this long."""
+    slow = {"SIMULATED_NPU_KERNEL_US": int(kernel_ms * 1000), "SIMULATED_NPU_SYNC_US": int(sync_ms * 1000)}
+    arguments = (*PERF[1:], *VIT, "--batch-sizes", 1, "--no-cpu-baseline")
+    run = forks.run(script, *arguments, cwd=folder, SIMULATED_NPU_REPORT=folder / "report", **slow)
+    assert run.code == 0, run.stderr
+    return read_records(folder / "logs" / "benchmark.log")
+
+
+def kernels_of_a_forward(folder: Path) -> int:
+    """Those that only the model launches, at least: the limit's matrix products launch linear too."""
+    report = json.loads((folder / "report").read_text())
+    return int(sum(report["operators"][name] for name in ("native_layer_norm", "gelu", "add")) // report["forwards"])
+
+
+def without_synchronisation(folder: Path, what: str) -> Path:
+    """A copy of the scripts in which a line of the timer is missing; the path of the perf script."""
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, folder)
+    shutil.copytree(ROOT / "common", folder / "common")
+    timing = folder / "common" / "performance" / "timing.py"
+    timer = timing.read_text()
+    assert timer.count(what) == 1
+    timing.write_text(timer.replace(what, ""))
+    return folder / PERF[0]
+
+
+def test_the_three_passes_hold_the_time_of_their_kernels(forks: Forks, tmp_path: Path) -> None:
+    """Queued calls share the cost of a synchronisation; those that are synchronised pay it each."""
+    records = time_slow_kernels(forks, tmp_path, sync_ms=SYNC_MS)
+    kernels_ms = kernels_of_a_forward(tmp_path) * KERNEL_MS
+    assert kernels_ms > 20 * KERNEL_MS
+    samples_ms = {r["pass"]: [ms / r["calls"] for ms in r["samples_ms"]] for r in records if r["event"] == "latencies"}
+    assert min(samples_ms["latency"]) >= kernels_ms + SYNC_MS
+    assert min(samples_ms["throughput"]) >= kernels_ms
+    assert min(samples_ms["end_to_end"]) >= kernels_ms + SYNC_MS
+
+
+def test_queued_calls_take_less_than_the_sum_of_their_latencies(forks: Forks, tmp_path: Path) -> None:
+    arguments = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 10, "--max-seconds", 1, "--warmup", 1)
+    slow = {"SIMULATED_NPU_KERNEL_US": 100, "SIMULATED_NPU_SYNC_US": 10_000}
+    assert forks.run(PERF[0], *ON_NPU, *VIT, *arguments, cwd=tmp_path, **slow).code == 0
+    row = find(read_records(tmp_path / "logs" / "benchmark.log"), "perf", batch_size=1)
+    window = find(read_records(tmp_path / "logs" / "benchmark.log"), "latencies", **{"pass": "throughput"})
+    assert window["calls"] > 1
+    assert min(window["samples_ms"]) < window["calls"] * row["avg_latency_ms"]
+    assert row["throughput_ips"] > 1000 / row["avg_latency_ms"]
+
+
+def test_a_timer_that_does_not_finish_measures_less_than_its_kernels(forks: Forks, tmp_path: Path) -> None:
+    script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
+    row = find(time_slow_kernels(forks, tmp_path, script), "perf", batch_size=1)
+    assert row["min_latency_ms"] < kernels_of_a_forward(tmp_path) * KERNEL_MS
+
+
+def test_a_lost_synchronisation_is_more_than_the_device_can(forks: Forks, tmp_path: Path) -> None:
+    """The rule of 105 %: the run is flagged, and the checker fails it."""
+    script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
+    records = time_slow_kernels(forks, tmp_path, script, kernel_ms=6.0)
+    assert find(records, "perf", batch_size=1)["percent_of_limit"] > 1.05
+    assert "more than the device can" in (tmp_path / "logs" / "benchmark.log").read_text()
+    check = forks.run(*CHECK, "logs/benchmark.log", cwd=tmp_path)
+    assert any("percent_of_limit" in row and row.endswith("FAIL") for row in check.stdout.splitlines())
+
+
+def test_reading_an_element_stands_in_for_a_lost_synchronisation(forks: Forks, tmp_path: Path) -> None:
+    script = without_synchronisation(tmp_path, "    devices.synchronize(embedding.device)\n")
+    row = find(time_slow_kernels(forks, tmp_path, script), "perf", batch_size=1)
+    assert row["min_latency_ms"] >= kernels_of_a_forward(tmp_path) * KERNEL_MS
+
+
+def test_out_of_memory_is_a_row_and_the_smaller_batches_stand(forks: Forks, tmp_path: Path) -> None:
+    sizes = ("--batch-sizes", 1, 4, 8, 16, "--no-cpu-baseline")
+    run = forks.run(*PERF, *sizes, *VIT, cwd=tmp_path, SIMULATED_NPU_MEMORY_MB=MEMORY_MB)
+    assert run.code == 0, run.stderr
+    rows = [record for record in read_records(tmp_path / "logs" / "benchmark.log") if record["event"] == "perf"]
+    assert [(row["batch_size"], row["status"]) for row in rows] == [(1, "ok"), (4, "ok"), (8, "ok"), (16, "oom")]
+    assert [row["peak_memory_mb"] for row in rows[:3]] == sorted(row["peak_memory_mb"] for row in rows[:3])
+    check = forks.run(*CHECK, "logs/benchmark.log", cwd=tmp_path)
+    failed = [row.split()[:3] for row in check.stdout.splitlines() if row.endswith("FAIL")]
+    assert failed == [["batch", "16", "status"]]

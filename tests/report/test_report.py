@@ -1,0 +1,636 @@
+"""The published pages: every figure is one of the records', both languages agree, nothing in a log becomes markup."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import PERF_QUICK, Runner
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+import check_accuracy_run_perf as checker
+from common.log import figures
+from common.report import sections
+from common.verdict.evidence import Group
+from helpers.logs import Edit, Records, change, drop, edited, find, read_records
+from common.errors import UserError
+from common.log.runlog import read_runs
+
+LOGS = ("accuracy.log", "benchmark.log", "inference.log")
+PAGES = ("report.md", "report.zh-CN.md")
+PLOTS = ("latency.png", "throughput.png", "blocks.png", "causes.png")
+FIGURE = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)*(?:e[+-]?\d+)?%?")
+RAW = {"samples_ms", "baseline_samples_ms", "fingerprint", "shapes"}  # thousands of figures, none of which is shown
+
+Report = Callable[..., tuple[int, dict[str, str]]]
+
+
+@pytest.fixture(scope="session")
+def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
+    """The logs of all three runs of one tiny model on the CPU."""
+    import accuracy_run
+    import accuracy_run_perf
+    import inference
+
+    folder = tmp_path_factory.mktemp("evidence")
+    common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
+    assert inference.main(common) == 0
+    assert accuracy_run.main([*common, "--samples", "2"]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
+    """Run the checker with --report, its plots left out: the exit code and the pages by name, `out` beside them."""
+    from common.report import plots
+
+    def run(folder: Path, *flags: str) -> tuple[int, dict[str, str]]:
+        monkeypatch.setattr(plots, "draw_all", lambda group: {Path(name).stem: b"" for name in PLOTS})
+        logs = [str(folder / name) for name in LOGS[:2]]
+        code = checker.main([*logs, "--report", str(tmp_path / "pages"), *flags])
+        pages = {name: (tmp_path / "pages" / name).read_text(encoding="utf-8") for name in PAGES}
+        return code, {**pages, "out": capsys.readouterr().out}
+
+    return run
+
+
+def copied(evidence: Path, folder: Path, **edits: Edit) -> Path:
+    """The logs with an edit of each by its stem, signed again."""
+    folder.mkdir(exist_ok=True)
+    for name in LOGS:
+        edited(evidence / name, folder / name, edits.get(Path(name).stem, lambda records: None))
+    return folder
+
+
+def explained(records: Records) -> None:
+    """Adds what --explain finds on a device with HF32 and a tanh GELU, and a block that stands out."""
+    common = {"run": records[0]["run"], "seq": 0}
+    found = [("conv_hf32", 0.143), ("conv_hf32+gelu_tanh", 0.9987), ("bfloat16", -1822.3)]
+    added = [
+        {**common, "event": "cause", "cause": cause, "explained": share, "best": share > 0.9, "repeatable": None}
+        for cause, share in found
+    ]
+    for block, isolated in enumerate((1.25e-5, 0.0321)):
+        layer = {"event": "layer", "block": block, "name": f"blocks.{block}", "isolated": isolated}
+        added.append({**common, **layer, "propagated": isolated * 2, "blamed": isolated > 0.01})
+    records[-1:-1] = added
+
+
+def with_speedup(records: Records) -> None:
+    latency = find(records, "perf", batch_size=1)["avg_latency_ms"]
+    fields = {"speedup": 20.0 / latency, "baseline_latency_ms": 20.0, "baseline_threads": 2}
+    records.insert(
+        -1, {"run": records[0]["run"], "seq": 0, "event": "speedup", **fields, "baseline_samples_ms": [20.0]}
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- the figures
+def leaves(value: Any) -> Iterator[str | float]:
+    """Every text and number of a record, but its raw samples."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in RAW:
+                yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        yield value
+
+
+def printed_forms(number: float) -> set[str]:
+    """How a figure may stand on a page."""
+    plain = {format(number, form) for form in (".0f", ".1f", ".2f", ".3f", ".6f", ".3g", "g")}
+    percents = {f"{number * 100:{form}}%" for form in (".0f", ".1f", ".4f", ".3g")}
+    return plain | percents | {f"{number / 1e6:.1f}"}
+
+
+def known_figures(folder: Path, printed: str) -> set[str]:
+    """All figures of the records, in every form, and those that the checker printed of its own."""
+    known = set(FIGURE.findall(printed))
+    for name in LOGS:
+        for leaf in leaves(read_records(folder / name)):
+            known |= set(FIGURE.findall(leaf)) if isinstance(leaf, str) else printed_forms(leaf)
+    return known
+
+
+def figures_of(page: str) -> list[str]:
+    return FIGURE.findall(html.unescape(page).replace("x**", " "))
+
+
+def test_every_figure_is_one_of_the_records(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup)
+    code, pages = report(folder)
+    assert code == 0, pages["out"]
+    known = known_figures(folder, pages["out"])
+    for name in PAGES:
+        assert len(figures_of(pages[name])) > 100
+        assert [figure for figure in figures_of(pages[name]) if figure not in known] == []
+    latency = f"{find(read_records(folder / 'benchmark.log'), 'perf')['avg_latency_ms']:.3f}"
+    digit = "1" if latency[-1] != "1" else "2"
+    tampered = pages["report.md"].replace(latency, latency[:-1] + digit)
+    assert not set(figures_of(tampered)) <= known
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The tables of a page: rows of cells, as a reader sees them."""
+    blocks = re.findall(r"(?:^\|.*\|$\n?)+", page, re.MULTILINE)
+    return [
+        [[html.unescape(cell.strip()) for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        for block in blocks
+    ]
+
+
+def table_with(page: str, *head: str) -> list[dict[str, str]]:
+    """The rows of the table that has these columns, by column."""
+    for rows in tables(page):
+        if set(head) <= set(rows[0]):
+            return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+    raise AssertionError(f"no table with {head}")
+
+
+def scaled(event: str, factor: float) -> Edit:
+    """All figures of an event are others; the log contradicts itself, and the page shows what it says."""
+
+    def edit(records: Records) -> None:
+        for record in records:
+            if record["event"] == event:
+                changed = {key: value * factor for key, value in record.items() if isinstance(value, float)}
+                record.update(changed)
+
+    return edit
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2345])
+@pytest.mark.parametrize("name", PAGES)
+def test_the_tables_are_the_records_cell_by_cell(
+    factor: float, name: str, report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    edits = {"accuracy": scaled("accuracy", factor), "benchmark": scaled("perf", factor)}
+    folder = copied(evidence, tmp_path / "logs", **edits)
+    code, pages = report(folder)
+    assert code == (0 if factor == 1 else 1)
+
+    perf = [record for record in read_records(folder / "benchmark.log") if record["event"] == "perf"]
+    rates, latencies = (table_with(pages[name], key) for key in ("throughput_ips", "p50_latency_ms"))
+    for record, rate, latency in zip(perf, rates, latencies, strict=True):
+        cells = {**rate, **latency}
+        assert cells["batch_size"] == str(record["batch_size"])
+        assert cells["throughput_ips"] == f"{record['throughput_ips']:.2f}"
+        assert cells["end_to_end_ips"] == f"{record['end_to_end_ips']:.2f}"
+        assert cells["percent_of_limit"] == f"{record['percent_of_limit']:.1%}"
+        for key in sections.LATENCY_KEYS[1:]:
+            assert cells[key] == ("-" if record[key] is None else f"{record[key]:.3f}"), key
+
+    accuracy = [record for record in read_records(folder / "accuracy.log") if record["event"] == "accuracy"]
+    outputs = [f"{record['output']} / {record['reference']}" for record in accuracy]
+    rows = table_with(pages[name], *outputs)
+    metric = next(iter(rows[0]))
+    for row in rows[:-1]:
+        for record, output in zip(accuracy, outputs, strict=True):
+            assert row[output] == figures.format_metric(row[metric], record[row[metric]])
+    assert [rows[-1][output] for output in outputs] == [record["result"] for record in accuracy]
+
+
+def test_the_inference_result_is_that_of_the_log_beside(report: Report, evidence: Path) -> None:
+    _, pages = report(evidence)
+    top = find(read_records(evidence / "inference.log"), "inference")["topk"]
+    rows = table_with(pages["report.md"], "index", "value", "label")
+    assert [(row["index"], row["value"]) for row in rows] == [(str(e["index"]), f"{e['value']:.6f}") for e in top]
+
+
+def test_a_folder_of_images_does_not_make_a_page_of_a_thousand_tables(
+    report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    def many(records: Records) -> None:
+        records[-1:-1] = [dict(find(records, "inference")) for _ in range(40)]
+
+    _, pages = report(copied(evidence, tmp_path / "logs", inference=many))
+    for name in PAGES:
+        assert len(tables(pages[name])) < 30
+    assert "The log has the outputs of more images." in pages["report.md"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "signed"),
+    [
+        (change("model", "model", "another"), True),
+        (change("env", "device", "npu:0"), True),
+        (drop("model"), True),
+        (drop("run_end"), False),
+    ],
+)
+def test_another_encoders_inference_is_not_shown(
+    edit: Edit, signed: bool, report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    folder = copied(evidence, tmp_path / "logs")
+    assert "No inference log of this encoder" not in report(folder)[1]["report.md"]
+    edited(evidence / "inference.log", folder / "inference.log", edit, signed)
+    assert "No inference log of this encoder" in report(folder)[1]["report.md"]
+
+
+def test_both_languages_say_the_same(report: Report, evidence: Path, tmp_path: Path) -> None:
+    """The same headings, tables, pictures and figures; only the words differ."""
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup)
+    english, chinese = (report(folder)[1][name] for name in PAGES)
+    assert [len(mark) for mark in re.findall(r"^(#+) ", english, re.M)] == [
+        len(mark) for mark in re.findall(r"^(#+) ", chinese, re.M)
+    ]
+    shapes = [[(len(rows), len(rows[0])) for rows in tables(page)] for page in (english, chinese)]
+    assert shapes[0] == shapes[1]
+    assert Counter(figures_of(english)) == Counter(figures_of(chinese))
+    assert re.findall(r"\]\((.*?png)\)", english) == re.findall(r"\]\((.*?png)\)", chinese)
+    assert not re.search(r"[\u4e00-\u9fff]", english.replace("简体中文", ""))
+    headings = re.findall(r"^## (.*)$", chinese, re.M)
+    assert all(re.search(r"[\u4e00-\u9fff]", heading) for heading in headings)
+
+
+def test_the_cause_and_the_block_are_said_in_words(report: Report, evidence: Path, tmp_path: Path) -> None:
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained))
+    assert "Cause: 99.9% of the error is HF32 in the convolutions and the tanh GELU." in pages["report.md"]
+    block = "the error arises in block 1 (blocks.1): alone it errs by 3.2100%, others by 0.00125%."
+    assert f"Blocks: {block}" in pages["report.md"]
+    assert "原因：误差的 99.9% 来自卷积使用 HF32 与 GELU 的 tanh 近似。" in pages["report.zh-CN.md"]
+    assert "误差产生于 block 1 (blocks.1)：单独计算时误差为 3.2100%" in pages["report.zh-CN.md"]
+
+
+def test_the_noise_floor_is_said_below_the_errors(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def with_noise_floor(records: Records) -> None:
+        fields = {"event": "noise_floor", "output": "embedding", "relative_l2": 1.25e-6}
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, **fields})
+
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=with_noise_floor))
+    assert "Noise floor of embedding: 0.000125% (the CPU's float32 against its float64)." in pages["report.md"]
+    assert "embedding 的噪声基底：0.000125%（CPU float32 与 float64 之差）。" in pages["report.zh-CN.md"]
+
+
+def test_ranks_are_shown_each_and_together(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def several(records: Records) -> None:
+        find(records, "run_start")["ranks"] = 2
+        fields = {"throughput_ips": [10.123, 20.456], "total_throughput_ips": 30.579, "scaling_efficiency": 0.912}
+        common = {"run": records[0]["run"], "seq": 0, "event": "ranks"}
+        records.insert(-1, {**common, "batch_size": 1, "status": "ok", **fields})
+        records.insert(-1, {**common, "batch_size": 2, "status": "error"})
+
+    _, pages = report(copied(evidence, tmp_path / "logs", benchmark=several))
+    for name in PAGES:
+        one, two = table_with(pages[name], "total_throughput_ips", "scaling_efficiency")
+        assert list(one.values()) == ["1", "ok", "10.12 + 20.46", "30.58", "91.2%"]
+        assert list(two.values()) == ["2", "error", "-", "-", "-"]
+        assert "torchrun --nproc-per-node 2 accuracy_run_perf.py" in pages[name]
+    assert "The first of 2 ranks" in pages["report.md"]
+
+
+# ---------------------------------------------------------------------------------------------- what it proves
+NPU = {"device": "npu:0", "device_name": "Ascend910B2", "simulated": False, "torch_npu": "2.9.0", "cann": "8.5.1"}
+
+
+def on_device(**env: object) -> Edit:
+    def edit(records: Records) -> None:
+        find(records, "env").update(env, parameters_device=env["device"])
+        find(records, "model").update(model="timm/tiny", weights_source="timm/tiny")
+        for record in records:
+            if record["event"] in ("sample", "perf"):
+                record["device"] = env["device"]
+
+    return edit
+
+
+def head_of(page: str) -> str:
+    """What a reader sees first: from the title to the first section."""
+    return page.split("\n# ", 1)[1].split("\n## ", 1)[0]
+
+
+def card_of(page: str) -> dict[str, Any]:
+    """The front matter, as Hugging Face's own library reads it."""
+    data = ModelCard(page).data.to_dict()
+    assert data == {key: value for key, value in yaml.safe_load(page.split("---")[1]).items() if value is not None}
+    return data
+
+
+def test_a_real_npu_is_tagged(report: Report, evidence: Path, tmp_path: Path) -> None:
+    edit = on_device(**NPU)
+    code, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit, benchmark=edit), "--require-device", "npu")
+    assert code == 0, pages["out"]
+    for name in PAGES:
+        card = card_of(pages[name])
+        assert card["tags"] == ["NPU", "Ascend", "Ascend910B2", "timm"]
+        assert card["hardwares"] == ["NPU"]
+        assert card["library_name"] == "timm"
+        assert card["base_model"] in ("timm/tiny", ["timm/tiny"])
+        assert "nothing about" not in head_of(pages[name])
+    assert "昇腾 NPU" in head_of(pages["report.zh-CN.md"])
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"device": "cpu"}, ("says nothing about an NPU", "不能说明 NPU")),
+        ({**NPU, "simulated": True}, ("says nothing about Ascend hardware", "不能说明昇腾硬件")),
+        ({**NPU, "device_name": "Ascend910B-SIM"}, ("says nothing about Ascend hardware", "不能说明昇腾硬件")),
+    ],
+)
+def test_a_cpu_and_a_simulation_are_named_first_and_never_tagged_as_an_npu(
+    env: dict[str, object], words: tuple[str, str], report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    edit = on_device(**env)
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit, benchmark=edit))
+    for name, word in zip(PAGES, words, strict=True):
+        assert word in head_of(pages[name]).split("\n\n")[1].replace("\n> ", " ")
+        card = card_of(pages[name])
+        assert not {"NPU", "Ascend"} & {*card["tags"], *card.get("hardwares", [])}
+
+
+def test_random_weights_are_named_first(report: Report, evidence: Path, tmp_path: Path) -> None:
+    edit = change("model", "weights_source", "random")
+    folder = copied(evidence, tmp_path / "logs", accuracy=edit, benchmark=edit, inference=edit)
+    code, pages = report(folder)
+    assert code == 2
+    assert "Verdict: **CANNOT JUDGE**" in head_of(pages["report.md"])
+    assert "random weights" in head_of(pages["report.md"])
+    assert "随机权重" in head_of(pages["report.zh-CN.md"])
+    assert "base_model" not in card_of(pages["report.md"])
+
+
+def test_a_failure_is_said_first_with_the_checks_that_failed(report: Report, evidence: Path) -> None:
+    code, pages = report(evidence, "--threshold", "1e-9")
+    assert code == 1
+    assert "Verdict: **FAIL**" in head_of(pages["report.md"])
+    assert "结论：**FAIL**" in head_of(pages["report.zh-CN.md"])
+    assert "embedding relative_l2" in head_of(pages["report.md"])
+    assert "## Performance" in pages["report.md"]
+
+
+def test_a_damaged_run_is_listed_and_its_figures_are_not_shown(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs")
+    edited(evidence / "benchmark.log", folder / "benchmark.log", change("perf", "n", 7, batch_size=1), signed=False)
+    code, pages = report(folder)
+    assert code == 2
+    assert "No perf run was among the logs." in pages["report.md"]
+    assert "records were changed" in pages["report.md"]
+    assert "| relative_l2 |" in pages["report.md"]
+
+
+def test_an_accuracy_run_that_is_damaged_is_no_run(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs")
+    edit = change("accuracy", "samples", 7, output="embedding")
+    edited(evidence / "accuracy.log", folder / "accuracy.log", edit, signed=False)
+    code, pages = report(folder)
+    assert code == 2
+    assert "No accuracy run was among the logs." in pages["report.md"]
+    assert "日志中没有精度运行记录。" in pages["report.zh-CN.md"]
+
+
+def test_a_record_of_another_shape_ends_its_section_alone(report: Report, evidence: Path, tmp_path: Path) -> None:
+    edit = change("run_start", "argv", "--model x")
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit))
+    assert "The records are incomplete: run_start record: argv is no list" in pages["report.md"]
+    assert "记录不完整: run_start record: argv is no list" in pages["report.zh-CN.md"]
+    assert "| relative_l2 |" in pages["report.md"]
+
+
+def test_logs_that_can_not_be_read_leave_a_page_that_says_so(report: Report, tmp_path: Path) -> None:
+    code, pages = report(tmp_path / "nowhere")
+    assert code == 2
+    for name in PAGES:
+        assert "CANNOT JUDGE" in head_of(pages[name])
+        assert "accuracy.log can't be read: No such file" in " ".join(pages[name].split())
+        assert str(tmp_path) not in pages[name]
+        assert card_of(pages[name])
+    assert "What is missing" in pages["report.md"]
+
+
+def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidence: Path, tmp_path: Path) -> None:
+    edit = change("model", "weights_sha256", "1" * 64)
+
+    def renamed(records: Records) -> None:
+        edit(records)
+        for record in records:
+            record["run"] = f"x{record['run'][1:]}"
+
+    folder = copied(evidence, tmp_path / "logs")
+    for name in LOGS[:2]:
+        edited(evidence / name, tmp_path / name, renamed)
+        (folder / name).write_text((folder / name).read_text() + (tmp_path / name).read_text())
+    code, pages = report(folder)
+    assert code == 0, pages["out"]
+    headings = re.findall(r"^## (.*)$", pages["report.md"], re.M)
+    assert len(headings) == len(set(headings)) == 2 * len(sections.SECTIONS) + 1
+    assert "latency-2.png" in pages["report.md"]
+
+
+# ------------------------------------------------------------------------------------------------- nothing is markup
+HOSTILE = [
+    "a|b||c",
+    "`code` ``` ~~~",
+    "x](javascript:alert(1)) ![y](http://evil/z.png)",
+    "<script>alert(1)</script><img src=x onerror=y>",
+    "line\n\n# heading\r\n- item\n---\n",
+    "\x1b[31mred\x1b]0;title\x07\x9b2J",
+    "--- *bold* __strong__ _em_ ~~gone~~",
+    "cod\u202egnp.exe \u200b\u2066 \ufeff",
+    "http://evil.example www.evil.example mailto:a@b.c &lt;b&gt; &#60;",
+    "\\|back\\slash\\",
+    "1. one [x]: http://evil [^1]",
+    "\ud800 lone",
+]
+
+
+def poisoned(bad: str) -> Edit:
+    """The text in every field that a name can reach."""
+
+    def edit(records: Records) -> None:
+        for record in records:
+            for key in ("image", "name", "label", "cause", "reason", "platform", "device_name", "cpu_model", "numpy"):
+                if key in record:
+                    record[key] = bad
+            for entry in record.get("topk", []):
+                entry["label"] = bad
+        find(records, "run_start").update(argv=["--model", bad, f"--image={bad}"], git=bad)
+        find(records, "model").update(model=bad, weights_source=bad, architecture=bad, library=bad, weights_sha256=bad)
+        find(records, "model")["preprocess"] = {"source": bad}
+        run = {"run": records[0]["run"], "seq": 0}
+        records.insert(-1, {**run, "event": "fallback", "operators": [bad]})
+
+    return edit
+
+
+def walk(tokens: list[Token]) -> Iterator[Token]:
+    for token in tokens:
+        yield token
+        yield from walk(token.children or [])
+
+
+def structure(page: str) -> Counter[str]:
+    """What a page is made of for a Markdown reader, but for its plain text and line breaks."""
+    body = page.split("\n---\n", 1)[1]
+    found = walk(MarkdownIt("commonmark", {"html": True}).enable("table").parse(body))
+    return Counter(token.type for token in found if token.type not in ("text", "softbreak", "text_special"))
+
+
+def targets(page: str) -> set[str]:
+    found = walk(MarkdownIt("commonmark").enable("table").parse(page.split("\n---\n", 1)[1]))
+    return {
+        str(token.attrs.get("href") or token.attrs["src"]) for token in found if token.type in ("link_open", "image")
+    }
+
+
+@pytest.mark.parametrize("bad", HOSTILE)
+def test_no_name_becomes_markup(bad: str, report: Report, evidence: Path, tmp_path: Path) -> None:
+    def both(text: str) -> Edit:
+        def edit(records: Records) -> None:
+            explained(records)
+            poisoned(text)(records)
+
+        return edit
+
+    pages = {}
+    for kind, value in (("plain", "name"), ("hostile", bad)):
+        edit = poisoned(value)
+        folder = copied(evidence, tmp_path / kind, accuracy=both(value), benchmark=edit, inference=edit)
+        pages[kind] = report(folder)[1]
+    for name in PAGES:
+        page = pages["hostile"][name]
+        assert structure(page) == structure(pages["plain"][name])
+        assert targets(page) == targets(pages["plain"][name])
+        assert not re.search(r"<script|<img|\]\(javascript|\]\(http", page)
+        assert all(character.isprintable() or character == "\n" for character in page)
+        card = card_of(page)
+        assert card.keys() == card_of(pages["plain"][name]).keys()
+        assert card["tags"] == ["CPU"]
+
+
+# ------------------------------------------------------------------------------------------------------- the plots
+def odd(records: Records) -> None:
+    """An error that is exactly zero, and one that is not finite."""
+    explained(records)
+    find(records, "layer", block=0).update(isolated=0.0, propagated=None)
+
+
+def out_of_memory(records: Records) -> None:
+    row = find(records, "perf", batch_size=2)
+    kept = {key: row[key] for key in ("run", "seq", "event", "batch_size")}
+    records[records.index(row)] = {**kept, "status": "oom", "reason": "out of memory"}
+    records[:] = [r for r in records if not (r["event"] == "latencies" and r["batch_size"] == 2)]
+
+
+HOSTILE_PLOT = poisoned("$\\frac{$ \x1b[31m \u202e 中文 <b>" + "long " * 50)
+
+
+@pytest.mark.parametrize(
+    ("logs", "edits"),
+    [
+        (LOGS[:2], {"accuracy": HOSTILE_PLOT, "benchmark": HOSTILE_PLOT}),
+        (LOGS[:2], {"accuracy": odd, "benchmark": out_of_memory}),
+        (LOGS[:1], {}),
+    ],
+    ids=["hostile names", "odd figures", "no perf run"],
+)
+def test_there_are_four_plots_always(
+    logs: tuple[str, ...], edits: dict[str, Edit], evidence: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(evidence, tmp_path / "logs", **edits)
+    checker.main([*(str(folder / name) for name in logs), "--report", str(tmp_path / "pages")])
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == {*PAGES, *PLOTS}
+    for name in PLOTS:
+        with Image.open(tmp_path / "pages" / name) as image:
+            assert image.width == 1600  # twice the pixels of the width at which it is read
+            greys = image.convert("L").getcolors()
+        assert greys is not None
+        assert len(greys) > 20, f"{name} is empty"
+    assert "Warning" not in capfd.readouterr().err
+
+
+def none_measured(records: Records) -> None:
+    for row in (record for record in records if record["event"] == "perf"):
+        row["status"] = "oom"
+    records[:] = [record for record in records if record["event"] != "latencies"]
+
+
+def in_no_time(records: Records) -> None:
+    for record in records:
+        if record["event"] == "latencies":
+            record["samples_ms"] = [0.0] * 5
+
+
+def nothing_finite(records: Records) -> None:
+    explained(records)
+    for record in records:
+        if record["event"] == "cause":
+            record["explained"] = None
+
+
+def no_error(records: Records) -> None:
+    explained(records)
+    for record in records:
+        if record["event"] == "layer":
+            record.update(isolated=0.0, propagated=0.0)
+
+
+def nothing_compared(records: Records) -> None:
+    records[:] = [record for record in records if record["event"] not in ("accuracy", "sample")]
+
+
+WORDS = [
+    ("latency", {"benchmark": none_measured}, "no batch size was measured"),
+    ("latency", {"benchmark": in_no_time}, "2\nn=5"),
+    ("throughput", {"benchmark": none_measured}, "no limit in the records"),
+    ("blocks", {"accuracy": no_error}, "every error is exactly zero"),
+    ("blocks", {"accuracy": no_error}, "0%"),
+    ("causes", {"accuracy": nothing_finite}, "not finite"),
+    ("causes", {"accuracy": nothing_compared}, "no accuracy records"),
+]
+
+
+@pytest.mark.parametrize(("name", "edits", "words"), WORDS, ids=[words for _, _, words in WORDS])
+def test_a_plot_says_what_it_does_not_show(
+    name: str, edits: dict[str, Edit], words: str, evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from common.report import plots
+
+    figures: list[Figure] = []
+    new_figure = plots.new_figure
+    monkeypatch.setattr(plots, "new_figure", lambda: figures.append(new_figure()) or figures[-1])
+    folder = copied(evidence, tmp_path / "logs", **edits)
+    runs = [run for log in LOGS[:2] for run in read_runs((folder / log).read_bytes().splitlines())]
+    assert plots.draw(plots.PLOTS[name], Group("", runs)).startswith(b"\x89PNG")
+    assert words in {text.get_text() for text in figures[-1].findobj(Text)}
+
+
+# ------------------------------------------------------------------------------------------------- as a real process
+@pytest.mark.parametrize("flag", ["--report", "--json", "--junit"])
+def test_what_can_not_be_written_is_an_error(flag: str, report: Report, evidence: Path, tmp_path: Path) -> None:
+    """Exit 2, and no verdict that somebody could take for the whole story."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="can't be written"):
+        report(evidence, flag, str(tmp_path / "file" / "x"))
+    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_only_the_report_needs_matplotlib(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
+    for package in ("torch", "numpy", "matplotlib"):
+        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
+    logs = [evidence / name for name in LOGS[:2]]
+    env = {"PYTHONPATH": str(tmp_path)}
+    files = ("--json", tmp_path / "v.json", "--junit", tmp_path / "v.xml")
+    finished = run_script("check_accuracy_run_perf.py", *logs, *files, env=env)
+    assert (finished.code, finished.verdict) == (0, "OVERALL: PASS"), finished.stderr
+    assert json.loads((tmp_path / "v.json").read_text())["verdict"] == "PASS"
+    finished = run_script("check_accuracy_run_perf.py", *logs, "--report", tmp_path / "pages", env=env)
+    assert finished.code == 2
+    assert re.fullmatch(r"error: --report draws with matplotlib: .*pip install matplotlib\n", finished.stderr)
+    assert not (tmp_path / "pages").exists()

@@ -1,0 +1,1078 @@
+"""The checker: a table of ways to be wrong, none of which passes, against one good pair of logs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PERF_QUICK, ROOT, Finished, Runner
+from helpers.logs import Edit, Records, change, drop, edited, find, read_records, sign, write_records
+
+import check_accuracy_run_perf as checker
+from common.log import formulas
+from common.log.formulas import OUTPUTS
+
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="session")
+def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
+    """A folder with the logs of a good accuracy and a good perf run of one tiny model on the CPU."""
+    import accuracy_run
+    import accuracy_run_perf
+
+    folder = tmp_path_factory.mktemp("evidence")
+    common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
+    assert accuracy_run.main([*common, "--samples", "2"]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Check:
+    """Run the checker in this process: its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = checker.main([str(argument) for argument in arguments])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def failing(output: str) -> list[str]:
+    """The table's rows that did not pass."""
+    rows = output.splitlines()[1:-1]
+    return [row for row in rows if row.endswith(("FAIL", "CANNOT JUDGE"))]
+
+
+def test_good_evidence_passes(check: Check, evidence: Path) -> None:
+    code, output = check(evidence / "accuracy.log", evidence / "benchmark.log")
+    assert code == 0, output
+    assert output.splitlines()[-1] == "OVERALL: PASS"
+    assert "says nothing about an NPU" in output.splitlines()[-2]
+
+
+def test_the_table_fits_a_terminal(check: Check, evidence: Path) -> None:
+    _, output = check(evidence / "accuracy.log", evidence / "benchmark.log")
+    assert max(map(len, output.splitlines())) <= 100
+
+
+def against_float32(records: Records) -> None:
+    """As if the CPU's float32 had been compared with itself."""
+    find(records, "model")["references"] = ["float32"]
+    for record in records:
+        if record["event"] in ("sample", "accuracy"):
+            record["reference"] = "float32"
+
+
+# ------------------------------------------------------------------------------- edits that were signed again
+def another_direction(records: Records) -> None:
+    """An embedding at a right angle to the reference can't be near it."""
+    find(records, "sample", output="embedding").update(one_minus_cosine=1.0, cosine_similarity=0.0)
+
+
+METRIC_EDITS = [
+    (change("accuracy", "relative_error", 1e-9, output="embedding"), "worst of samples"),
+    (change("accuracy", "relative_error", None, output="embedding"), "worst of samples"),
+    (change("accuracy", "cosine_similarity", 1.000058, output="embedding"), "worst of samples"),
+    (change("accuracy", "result", "FAIL", output="hidden_state"), "result in the log"),
+    (against_float32, "reference"),
+    (change("accuracy", "samples", 3, output="embedding"), "samples"),
+    (change("sample", "relative_l2", None, output="embedding"), "relative_l2"),
+    (change("sample", "relative_l2", 0.5, output="embedding"), "formulas"),
+    (change("sample", "nmse", -1e-12, output="embedding"), "formulas"),
+    (change("sample", "cosine_similarity", 1.000058, output="embedding"), "formulas"),
+    (change("sample", "cosine_similarity", 0.99, output="embedding"), "formulas"),
+    (change("sample", "sqnr_db", 300.0, output="embedding"), "formulas"),
+    (change("sample", "top5_match", 2, output="embedding"), "formulas"),
+    (change("sample", "max_abs_error", 0.0, output="embedding"), "formulas"),
+    (change("sample", "relative_error", 0.0, output="embedding"), "formulas"),
+    (another_direction, "formulas"),
+    (change("sample", "nonfinite", 1, output="hidden_state"), "NaN or infinite"),
+    (change("accuracy", "nonfinite", 1, output="hidden_state"), "NaN or infinite"),
+    (change("sample", "worst_token_relative_l2", None, output="hidden_state"), "worst token"),
+    (change("sample", "image_sha256", "0" * 64, output="hidden_state"), "images of the outputs"),
+    (change("sample", "device", "npu:0", output="hidden_state"), "computed on"),
+    (change("sample", "dtype", "float16", output="hidden_state"), "computed on"),
+    (drop("sample", output="embedding", image="grace_hopper.jpg crop 1"), "samples"),
+    (change("accuracy", "nmse", 0.0, output="embedding"), "worst of samples"),
+    (change("accuracy", "one_minus_cosine", 0.0, output="hidden_state"), "worst of samples"),
+    (change("sample", "one_minus_cosine", 0.0, output="embedding"), "formulas"),
+    (change("sample", "shape", [1, 9], output="embedding"), "shape"),
+    (change("sample", "shape", [2, 101, 64], output="hidden_state"), "shape"),
+    (change("sample", "shape", [1.5, 10], output="embedding"), "shape"),
+    (change("sample", "worst_token", 101, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token", 1.5, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token", 5.0, output="hidden_state"), "worst token"),
+    (change("sample", "worst_token", -0.0, output="hidden_state"), "worst token"),
+    (change("sample", "shape", [1, 10.0], output="embedding"), "shape"),
+    (change("sample", "worst_token_relative_l2", 0.0, output="hidden_state"), "worst token"),
+]
+PERF_EDITS = [
+    (change("perf", "avg_latency_ms", 0.001, batch_size=1), "summary"),
+    (change("perf", "min_latency_ms", 0.001, batch_size=1), "summary"),
+    (change("perf", "p50_latency_ms", None, batch_size=1), "summary"),
+    (change("perf", "p95_latency_ms", 1.0, batch_size=1), "summary"),
+    (change("perf", "throughput_ips", 1e6, batch_size=2), "summary"),
+    (change("perf", "n", 1000, batch_size=2), "summary"),
+    (change("perf", "status", "oom", batch_size=2), "status"),
+    (change("perf", "status", "error", batch_size=1), "status"),
+    (change("perf", "output_relative_l2", None, batch_size=2), "output_relative_l2"),
+    (change("perf", "output_relative_l2", 0.02, batch_size=2), "output_relative_l2"),
+    (change("perf", "output_relative_l2", -1, batch_size=2), "output_relative_l2"),
+    (change("perf", "nonfinite", 5, batch_size=2), "output_relative_l2"),
+    (change("perf", "device", "npu:0", batch_size=1), "computed on"),
+    (change("perf", "fingerprint", [0.0] * 64, batch_size=1), "same embedding"),
+    (change("perf", "dtype", "float16", batch_size=1), "computed on"),
+    (change("perf", "fingerprint", lambda old: [value * 1.02 for value in old], batch_size=2), "same embedding"),
+    (change("perf", "fingerprint", lambda old: old[:3], batch_size=2), "same embedding"),
+    (change("latencies", "samples_ms", [0.001] * 5, **{"batch_size": 1, "pass": "latency"}), "summary"),
+    (change("latencies", "calls", lambda old: old + 1, **{"batch_size": 1, "pass": "throughput"}), "summary"),
+    (change("latencies", "samples_ms", [0.001] * 5, **{"batch_size": 1, "pass": "end_to_end"}), "summary"),
+    (change("perf", "end_to_end_ips", 1e6, batch_size=2), "summary"),
+    (change("perf", "iqr_latency_ms", 0.0, batch_size=2), "summary"),
+    (change("perf", "stable", None, batch_size=2), "summary"),
+    (change("perf", "achieved_tflops", 1e3, batch_size=2), "summary"),
+    (change("perf", "limit_tflops", 1e3, batch_size=2), "summary"),
+    (change("perf", "percent_of_limit", None, batch_size=2), "summary"),
+    (change("limit", "gemm_tflops", 1e3, phase="after"), "limit"),
+    (change("limit", "dtype", "float16", phase="before"), "limit"),
+    (change("limit", "shapes", lambda old: old[:1], phase="after"), "limit"),
+    (change("model", "gflop_per_image", 1e-9), "limit"),
+    (change("model", "gflop_by_operator", {"matmul": 1e-9}), "limit"),
+    (change("model", "gflop_by_operator", lambda old: {**old, "matmul": -old["matmul"]}), "limit"),
+]  # fmt: skip
+
+
+def insert(event: str, **fields: Any) -> Edit:
+    """An edit that adds a record in the middle."""
+    return lambda records: records.insert(3, {"run": records[0]["run"], "seq": 0, "event": event, **fields})
+
+
+def of_one_batch(key: str, value: Any) -> Edit:
+    return change("latencies", key, value, **{"batch_size": 1, "pass": "latency"})
+
+
+# What a fuzzer found to pass, or to end in a traceback, when it was signed again.
+UNJUDGEABLE_EDITS = {
+    "a second run_start": ("accuracy.log", insert("run_start", script="accuracy_run.py")),
+    "a run_end in the middle": ("accuracy.log", lambda records: records.insert(3, dict(records[-1], status="error"))),
+    "a format that is true": ("accuracy.log", change("run_start", "format", True)),
+    "samples in a perf run": ("benchmark.log", insert("sample", output="embedding")),
+    "latencies in an accuracy run": ("accuracy.log", insert("latencies", batch_size=1)),
+    "references that are not named": ("accuracy.log", change("model", "references", None)),
+    "keys left out by one run alone": ("accuracy.log", change("model", "left_out_keys", 5)),
+    "an environment without a key": ("accuracy.log", lambda records: find(records, "env").pop("task_queue_enable")),
+    "0 for false": ("accuracy.log", change("env", "simulated", 0)),
+    "fingerprints of two lengths": ("accuracy.log", lambda records: find(records, "sample")["fingerprint"].pop()),
+    "a batch size that is true": ("benchmark.log", of_one_batch("batch_size", True)),
+    "a batch size that nobody asked for": ("benchmark.log", of_one_batch("batch_size", 7)),
+    "a pass that nobody knows": ("benchmark.log", of_one_batch("pass", "warmup")),
+    "a batch size that is no whole number": ("benchmark.log", change("run_start", "batch_sizes", [1.0, 2])),
+    "half a batch": ("benchmark.log", change("run_start", "batch_sizes", [1.5, 2])),
+    "more calls than can be counted": ("benchmark.log", of_one_batch("calls", 1e300)),
+    "times whose sum overflows": ("benchmark.log", of_one_batch("samples_ms", [1e308] * 5)),
+    "an error whose square overflows": ("accuracy.log", change("sample", "relative_l2", 1e200, output="embedding")),
+    "an operator that is not counted": ("benchmark.log", change("model", "gflop_by_operator", {"magic": 1.0})),
+    "shares that are no list": ("benchmark.log", lambda records: (records[0].update(ranks=2), records.insert(-1, {
+        "run": records[0]["run"], "event": "ranks", "batch_size": 1, "status": "ok", "shares": 3}))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edit"), UNJUDGEABLE_EDITS.values(), ids=UNJUDGEABLE_EDITS)
+def test_a_signed_edit_that_no_run_writes_does_not_pass(
+    name: str, edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    logs = {log: evidence / log for log in ("accuracy.log", "benchmark.log")}
+    records = read_records(logs[name])
+    edit(records)
+    write_records(tmp_path / name, signed_around(records))
+    code, output = check(*{**logs, name: tmp_path / name}.values())
+    assert code != 0, output
+    assert max(map(len, output.splitlines())) < 500
+
+
+def signed_around(records: Records) -> Records:
+    """As `sign`, but a run_end in the middle stays."""
+    body = [dict(record, seq=seq) for seq, record in enumerate(records[:-1])]
+    digest = hashlib.sha256("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in body).encode()).hexdigest()
+    return [*body, {**records[-1], "seq": len(body), "records": len(body), "records_sha256": digest}]
+
+
+def test_an_infinite_embedding_is_none(check: Check, evidence: Path, tmp_path: Path) -> None:
+    """Infinity is not beyond a share of infinity."""
+    edit = change("sample", "fingerprint", lambda old: [1e308] * len(old), output="embedding")
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit)
+    assert check(log, evidence / "benchmark.log")[0] == 1
+
+
+def test_a_run_end_that_holds_more_cannot_be_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
+    """No hash covers it."""
+    edit = change("run_end", "status", "complete")
+    records = read_records(edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit))
+    records[-1]["relative_l2"] = 0.0
+    write_records(tmp_path / "accuracy.log", records)
+    assert check(tmp_path / "accuracy.log", evidence / "benchmark.log")[0] == 2
+
+
+def test_a_text_of_any_length_is_one_short_line(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", change("numerics", "gelu", "x" * 100_000))
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 1
+    assert max(map(len, output.splitlines())) < 1000
+
+
+@pytest.mark.parametrize(("edit", "named"), METRIC_EDITS)
+def test_a_signed_edit_of_the_accuracy_log_fails(
+    edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 1, output
+    assert any(named in row for row in failing(output)), output
+
+
+@pytest.mark.parametrize(("edit", "named"), PERF_EDITS)
+def test_a_signed_edit_of_the_perf_log_fails(
+    edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 1, output
+    assert any(named in row for row in failing(output)), output
+
+
+def over_the_threshold(records: Records) -> None:
+    """A consistent log of an honest failure: every figure follows from an error of 2 %."""
+    error = 0.02
+    fields = {
+        "relative_error": error,
+        "relative_l2": error,
+        "nmse": error**2,
+        "sqnr_db": -10 * math.log10(error**2),
+        "one_minus_cosine": error**2 / 2,
+        "cosine_similarity": 1 - error**2 / 2,
+    }
+    for record in records:
+        if record["event"] in ("sample", "accuracy") and record["output"] == "embedding":
+            record.update(fields)
+    find(records, "accuracy", output="embedding")["result"] = "FAIL"
+
+
+def test_an_error_over_the_threshold_fails_and_another_threshold_passes_it(
+    check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", over_the_threshold)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 1
+    assert [row.split()[:2] for row in failing(output)] == [
+        ["embedding", "relative_error"],
+        ["embedding", "relative_l2"],
+    ]
+    assert check(log, evidence / "benchmark.log", "--threshold", "3")[0] == 0
+
+
+@pytest.mark.parametrize(("classifier", "code"), [(True, 1), (False, 0)])
+def test_a_first_class_that_changed_fails_a_classifier(
+    classifier: bool, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def another_class(records: Records) -> None:
+        find(records, "model")["classifier"] = classifier
+        for record in records:
+            if record["event"] in ("sample", "accuracy") and record["output"] == "embedding":
+                record["top1_gap"] = 0.3
+            if record["event"] == "accuracy" and record["output"] == "embedding" and classifier:
+                record["result"] = "FAIL"
+
+    logs = [edited(evidence / name, tmp_path / name, another_class) for name in ("accuracy.log",)]
+    same = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", change("model", "classifier", classifier))
+    result, output = check(*logs, same)
+    assert result == code, output
+    assert any("top1_gap" in row for row in failing(output)) == (code == 1)
+
+
+@pytest.mark.parametrize(("expected", "code"), [(0.015, 0), (0.005, 1), (None, 1), (9.0, 0)])
+def test_bfloat16_is_held_to_twice_its_expected_error(
+    expected: float | None, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def bfloat16(records: Records) -> None:
+        find(records, "model")["dtype"] = "bfloat16"
+        find(records, "numerics").update(conv_mantissa_bits=7, matmul_mantissa_bits=7, attention_mantissa_bits=7)
+        for record in records:
+            if record["event"] in ("sample", "perf", "limit"):
+                record["dtype"] = "bfloat16"
+
+    def off_by_two_percent(records: Records) -> None:
+        bfloat16(records)
+        over_the_threshold(records)
+        for record in records:
+            if record["event"] == "accuracy":
+                record.update(expected_relative_l2=expected, threshold=0.1, result="PASS")
+
+    accuracy = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", off_by_two_percent)
+    perf = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", bfloat16)
+    result, output = check(accuracy, perf)
+    assert result == code, output
+
+
+def test_the_checkers_threshold_counts_and_not_the_logs(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def lenient(records: Records) -> None:
+        over_the_threshold(records)
+        find(records, "accuracy", output="embedding").update(threshold=0.5, result="PASS")
+
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", lenient)
+    assert check(log, evidence / "benchmark.log")[0] == 1
+
+
+# ------------------------------------------------------------------------------------------------------- numerics
+PROBE_EDITS = [
+    (change("numerics", "conv_mantissa_bits", 11), "conv_mantissa_bits is 11"),
+    (change("numerics", "matmul_mantissa_bits", 10), "matmul_mantissa_bits is 10"),
+    (change("numerics", "attention_mantissa_bits", None), "attention_mantissa_bits is None"),
+    (change("numerics", "gelu", "tanh"), "gelu is tanh"),
+    (change("numerics", "reference", lambda old: {**old, "matmul_mantissa_bits": 7}), "probe of the CPU"),
+]
+
+
+@pytest.mark.parametrize(("edit", "named"), PROBE_EDITS)
+@pytest.mark.parametrize("name", ["accuracy.log", "benchmark.log"])
+def test_strict_evidence_shows_a_probe_that_agrees(
+    edit: Edit, named: str, name: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    logs = {log: evidence / log for log in ("accuracy.log", "benchmark.log")}
+    logs[name] = edited(evidence / name, tmp_path / name, edit)
+    code, output = check(*logs.values())
+    assert code == 1, output
+    assert any(named in row for row in failing(output)), output
+
+
+def test_a_probe_counts_only_over_operators_of_the_model(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", change("numerics", "gelu_tanh", "other"))
+    assert check(log, evidence / "benchmark.log")[0] == 0
+
+
+def test_fast_evidence_passes_with_a_word(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def fast(records: Records) -> None:
+        find(records, "model")["numerics"] = "fast"
+        find(records, "numerics").update(conv_mantissa_bits=11, gelu="tanh")
+
+    logs = [edited(evidence / name, tmp_path / name, fast) for name in ("accuracy.log", "benchmark.log")]
+    code, output = check(*logs)
+    assert code == 0, output
+    assert "fast numerics: the device's defaults" in output
+    assert check(evidence / "accuracy.log", logs[1])[0] == 2
+
+
+def test_a_fallback_is_a_warning_in_the_verdict(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def fall_back(records: Records) -> None:
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": "fallback", "operators": ["aten::foo"]})
+
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", fall_back)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 0
+    assert "warning: operators ran on the CPU: ['aten::foo']" in output
+
+
+# ------------------------------------------------------------------- evidence that is incomplete or of two things
+OTHER_THINGS = [
+    change("model", "weights_sha256", "0" * 64),
+    change("model", "weights_sha256", None),
+    change("model", "dtype", "float16"),
+    change("model", "dtype", "int8"),
+    change("model", "preprocess", {"source": "other"}),
+    change("model", "missing_keys", "none"),
+    change("model", "weights_source", "random"),
+    change("model", "numerics", "fast"),
+    change("model", "numerics", None),
+    change("model", "operators", None),
+    change("model", "operators", ["teleport"]),
+    change("model", "operators", []),
+    change("run_start", "script", ["x"]),
+    change("perf", "n", 10**30, batch_size=1),
+    *(change("env", key, "other") for key in ("npu_driver", "cpu_model", "visible_devices", "task_queue_enable")),
+    change("numerics", "reference", None),
+    drop("numerics"),
+    change("env", "device_name", "another machine"),
+    change("env", "torch", "1.0"),
+    change("env", "timm", None),
+    change("env", "device", "npu:0"),
+    change("run_start", "code_sha256", "0" * 64),
+    change("run_start", "format", 99),
+    change("run_start", "script", "other.py"),
+    drop("env"),
+    drop("model"),
+]
+PERF_GAPS = [
+    drop("perf", batch_size=2),
+    drop("perf", batch_size=1),
+    drop("latencies", batch_size=2),
+    change("run_start", "batch_sizes", [1, 2, 16]),
+    change("run_start", "batch_sizes", [2]),
+    change("run_start", "batch_sizes", []),
+    change("perf", "batch_size", 4, batch_size=2),
+    change("perf", "avg_latency_ms", "fast", batch_size=1),
+    change("perf", "avg_latency_ms", True, batch_size=1),
+    change("perf", "image_sha256", "0" * 64, batch_size=1),
+    change("latencies", "samples_ms", [], **{"batch_size": 1, "pass": "latency"}),
+    change("latencies", "samples_ms", [-1.0] * 5, **{"batch_size": 1, "pass": "latency"}),
+    change("latencies", "samples_ms", None, **{"batch_size": 1, "pass": "latency"}),
+]
+
+
+@pytest.mark.parametrize("edit", [*OTHER_THINGS, *PERF_GAPS])
+def test_evidence_with_a_gap_or_of_another_thing_cannot_be_judged(
+    edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 2, output
+    assert output.splitlines()[-1] == "OVERALL: CANNOT JUDGE"
+
+
+def test_weights_on_another_device_than_the_outputs_fail(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = change("env", "parameters_device", "npu:0")
+    logs = [edited(evidence / name, tmp_path / name, edit) for name in ("accuracy.log", "benchmark.log")]
+    assert check(*logs)[0] == 1
+
+
+def test_missing_weights_fail(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", change("model", "missing_keys", 2))
+    assert check(log, evidence / "benchmark.log")[0] == 1
+
+
+def test_another_models_perf_log_cannot_be_judged(check: Check, evidence: Path, tmp_path: Path, tiny_vit: Path) -> None:
+    import accuracy_run_perf
+
+    other = ["--model", str(tiny_vit), "--device", "cpu", "--log-dir", str(tmp_path)]
+    assert accuracy_run_perf.main([*other, *PERF_QUICK]) == 0
+    code, output = check(evidence / "accuracy.log", tmp_path / "benchmark.log")
+    assert code == 2
+    assert any("perf run" in row for row in failing(output))
+
+
+# ------------------------------------------------------------------------------------- edits that were not signed
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("sample", "relative_error", lambda old: old * 1.0001),
+        drop("sample"),
+        drop("run_end"),
+        drop("run_start"),
+        lambda records: records.reverse(),
+        lambda records: records.insert(3, dict(records[3])),
+        change("run_end", "status", "error"),
+        change("run_end", "records", 5),
+        change("run_end", "records_sha256", "0" * 64),
+    ],
+)
+def test_an_edit_is_noticed(edit: Edit, check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", edit, signed=False)
+    code, output = check(log, evidence / "benchmark.log")
+    assert code == 2, output
+
+
+def test_one_changed_digit_in_the_text_is_noticed(check: Check, evidence: Path, tmp_path: Path) -> None:
+    text = (evidence / "benchmark.log").read_text()
+    start = text.index('"avg_latency_ms":') + len('"avg_latency_ms":')
+    digit = "1" if text[start] != "1" else "2"
+    (tmp_path / "benchmark.log").write_text(text[:start] + digit + text[start + 1 :])
+    assert check(evidence / "accuracy.log", tmp_path / "benchmark.log")[0] == 2
+
+
+def test_every_truncation_of_a_log_cannot_be_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
+    content = (evidence / "accuracy.log").read_bytes()
+    for end in range(0, len(content) - 1, len(content) // 40):
+        (tmp_path / "accuracy.log").write_bytes(content[:end])
+        assert check(tmp_path / "accuracy.log", evidence / "benchmark.log")[0] == 2, end
+
+
+# ----------------------------------------------------------------------------------------- the same meaning otherwise
+def rewritten(name: str, text: str) -> bytes:
+    lines = text.splitlines()
+    return {
+        "crlf": "\r\n".join(lines).encode(),
+        "bom": b"\xef\xbb\xbf" + text.encode(),
+        "utf-16": text.encode("utf-16"),
+        "progress bar": "\n".join(f"100%|####| 8/8 [00:01<00:00]\r{line}" for line in lines).encode(),
+        "noise": b"\xff\xfe\x00noise\n".join(line.encode() + b"\n" for line in lines).replace(b"\xff\xfe", b"\xff"),
+        "no last newline": text.rstrip().encode(),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["crlf", "bom", "utf-16", "progress bar", "noise", "no last newline"])
+def test_the_same_records_in_another_dress_pass(name: str, check: Check, evidence: Path, tmp_path: Path) -> None:
+    logs = []
+    for log in ("accuracy.log", "benchmark.log"):
+        (tmp_path / log).write_bytes(rewritten(name, (evidence / log).read_text()))
+        logs.append(tmp_path / log)
+    code, output = check(*logs)
+    assert code == 0, output
+
+
+def test_runs_in_one_file_are_judged_together_and_the_worst_counts(
+    check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    good = [read_records(evidence / name) for name in ("accuracy.log", "benchmark.log")]
+    log = tmp_path / "log.txt"
+    write_records(log, [record for run in good for record in run])
+    assert check(log)[0] == 0
+
+    edited(evidence / "accuracy.log", tmp_path / "bad.log", over_the_threshold)
+    bad = [{**record, "run": "0" * 16} for record in read_records(tmp_path / "bad.log")]
+    for order in ([good[0], sign(bad), good[1]], [sign(bad), *good]):
+        write_records(log, [record for run in order for record in run])
+        assert check(log)[0] == 1
+
+
+def test_two_groups_are_told_apart(check: Check, evidence: Path, tmp_path: Path) -> None:
+    """Evidence of a second model passes beside the first only when it is complete too."""
+    logs = [evidence / "accuracy.log", evidence / "benchmark.log"]
+    other = []
+    for log in logs:
+        records = read_records(log)
+        find(records, "model")["weights_sha256"] = "1" * 64
+        write_records(tmp_path / log.name, sign([{**record, "run": f"x{record['run'][1:]}"} for record in records]))
+        other.append(tmp_path / log.name)
+    assert check(*logs, *other)[0] == 0
+    assert check(*logs, other[0])[0] == 2
+
+
+# ------------------------------------------------------------------------------------------------ gates and devices
+def as_device(source: Path, target: Path, **env: object) -> Path:
+    """The log as if it had been made on another device."""
+
+    def edit(records: Records) -> None:
+        record = find(records, "env")
+        record.update(env, parameters_device=env["device"])
+        for other in records:
+            if other["event"] in ("sample", "perf", "limit"):
+                other["device"] = env["device"]
+
+    return edited(source, target, edit)
+
+
+NPU = {
+    "device": "npu:0",
+    "device_name": "Ascend910B2",
+    "simulated": False,
+    "torch_npu": "2.9.0",
+    "cann": "8.5.1",
+}
+
+
+def on_npu(evidence: Path, folder: Path, **changes: object) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    names = ("accuracy.log", "benchmark.log")
+    return [as_device(evidence / name, folder / name, **{**NPU, **changes}) for name in names]
+
+
+def test_npu_evidence_passes_where_an_npu_is_required(check: Check, evidence: Path, tmp_path: Path) -> None:
+    code, output = check(*on_npu(evidence, tmp_path), "--require-device", "npu")
+    assert code == 0, output
+    assert "nothing about" not in output
+
+
+def against_both(evidence: Path, folder: Path, edit: Edit) -> list[Path]:
+    """NPU evidence against float32 and float64, edited: float64's records twice, once under the other name."""
+
+    def double(records: Records) -> None:
+        of_one = [record for record in records if record["event"] in ("sample", "accuracy")]
+        at = records.index(of_one[0])
+        records[at:at] = [{**record, "reference": "float32"} for record in of_one]
+        find(records, "model")["references"] = ["float32", "float64"]
+        edit(records)
+
+    accuracy, perf = on_npu(evidence, folder)
+    return [edited(accuracy, folder / "both.log", double), perf]
+
+
+def test_every_reference_is_judged(check: Check, evidence: Path, tmp_path: Path) -> None:
+    code, output = check(*against_both(evidence, tmp_path, lambda records: None))
+    assert code == 0, output
+    for output_name in OUTPUTS:
+        for reference in ("float32", "float64"):
+            assert f"{reference} {output_name} relative_l2" in output
+    assert max(map(len, output.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("reference", ["float32", "float64"])
+@pytest.mark.parametrize("output_name", OUTPUTS)
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda of: drop("accuracy", **of), 2),
+        (lambda of: drop("sample", **of), 1),
+        (lambda of: change("accuracy", "relative_l2", 1e-9, **of), 1),
+        (lambda of: change("accuracy", "result", "FAIL", **of), 1),
+        (lambda of: change("sample", "relative_l2", 0.5, **of), 1),
+        (lambda of: change("sample", "nonfinite", 1, **of), 1),
+        (lambda of: change("accuracy", "reference", "float16", **of), 2),
+        (lambda of: change("sample", "reference", None, **of), 2),
+        (lambda of: lambda records: records.insert(5, dict(find(records, "accuracy", **of))), 2),
+    ],
+)
+def test_no_reference_hides_behind_the_other(
+    make: Callable[[dict[str, str]], Edit],
+    code: int,
+    reference: str,
+    output_name: str,
+    check: Check,
+    evidence: Path,
+    tmp_path: Path,
+) -> None:
+    edit = make({"output": output_name, "reference": reference})
+    found, output = check(*against_both(evidence, tmp_path, edit))
+    assert found == code, output
+
+
+def without_one_output(records: Records) -> None:
+    """The whole comparison of one output with one reference is gone, samples and summary."""
+    of = {"output": "hidden_state", "reference": "float32"}
+    records[:] = [record for record in records if not of.items() <= record.items()]
+
+
+def without_accuracy(records: Records) -> None:
+    records[:] = [record for record in records if record["event"] not in ("sample", "accuracy")]
+
+
+def without_one_reference(records: Records) -> None:
+    """What a run that was cut leaves, signed by somebody: the first of two references, whole."""
+    records[:] = [record for record in records if record.get("reference") != "float64"]
+
+
+def against_int8(records: Records) -> None:
+    find(records, "model")["references"] = ["float64", "int8"]
+    for record in records:
+        if record.get("reference") == "float32":
+            record["reference"] = "int8"
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"), [(without_one_output, 2), (without_one_reference, 2), (without_accuracy, 2), (against_int8, 1)]
+)
+def test_both_outputs_are_held_to_a_known_reference(
+    edit: Edit, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    found, output = check(*against_both(evidence, tmp_path, edit))
+    assert found == code, output
+
+
+def test_a_summary_of_no_samples_fails(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def without_samples(records: Records) -> None:
+        records[:] = [record for record in records if record["event"] != "sample"]
+        for record in records:
+            if record["event"] == "accuracy":
+                record["samples"] = 0
+
+    log = edited(evidence / "accuracy.log", tmp_path / "accuracy.log", without_samples)
+    _, output = check(log, evidence / "benchmark.log")
+    rows = [row for row in failing(output) if "same embedding" not in row]
+    assert [row.split()[:5] for row in rows] == [[output, "samples", "0,", "0", "different"] for output in OUTPUTS]
+
+
+def test_cpu_evidence_fails_where_an_npu_is_required(check: Check, evidence: Path) -> None:
+    code, output = check(evidence / "accuracy.log", evidence / "benchmark.log", "--require-device", "npu")
+    assert code == 1
+    assert any("device" in row for row in failing(output))
+
+
+@pytest.mark.parametrize("changes", [{"cann": None}, {"torch_npu": None}, {"device_name": None}])
+def test_npu_evidence_names_its_software(
+    changes: dict[str, object], check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    assert check(*on_npu(evidence, tmp_path, **changes))[0] == 2
+
+
+@pytest.mark.parametrize("key", ["cann", "torch_npu", "device_name"])
+def test_npu_evidence_of_two_installations_cannot_be_judged(
+    key: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    accuracy, _ = on_npu(evidence, tmp_path / "one")
+    _, perf = on_npu(evidence, tmp_path / "two", **{key: "other"})
+    assert check(accuracy, perf)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"simulated": True},
+        {"device_name": "Ascend910B-SIM"},
+        {"torch_npu": "0.0.0+simulated"},
+        {"simulated": None},
+    ],
+)
+def test_a_simulated_npu_is_named_right_before_the_verdict(
+    changes: dict[str, object], check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    code, output = check(*on_npu(evidence, tmp_path, **changes))
+    assert code == 0
+    assert "simulated" in output.splitlines()[-2]
+
+
+def test_random_weights_are_judged_only_on_request(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = change("model", "weights_source", "random")
+    logs = [edited(evidence / name, tmp_path / name, edit) for name in ("accuracy.log", "benchmark.log")]
+    code, output = check(*logs)
+    assert code == 2
+    assert "random weights" in output
+    assert check(*logs, "--allow-random-weights")[0] == 0
+
+
+def test_throughput_and_latency_gates(check: Check, evidence: Path) -> None:
+    logs = (evidence / "accuracy.log", evidence / "benchmark.log")
+    perf = read_records(logs[1])
+    best = max(record["throughput_ips"] for record in perf if record["event"] == "perf")
+    latency = find(perf, "perf", batch_size=1)["avg_latency_ms"]
+    assert check(*logs, "--min-throughput", best * 0.99, "--max-latency-ms", latency * 1.01)[0] == 0
+    assert check(*logs, "--min-throughput", best * 1.01)[0] == 1
+    assert check(*logs, "--max-latency-ms", latency * 0.99)[0] == 1
+
+
+# ------------------------------------------------------------------------------------------------------ the limit
+def times_faster(factor: float, *passes: str) -> Edit:
+    """A consistent log of a run in which these passes took a fraction of the time."""
+
+    def edit(records: Records) -> None:
+        for record in records:
+            if record["event"] == "latencies" and record["pass"] in passes:
+                record["samples_ms"] = [sample / factor for sample in record["samples_ms"]]
+        for row in (record for record in records if record["event"] == "perf"):
+            of_row = {r["pass"]: r for r in records if r.get("batch_size") == row["batch_size"] and "pass" in r}
+            row |= formulas.summarize_latency(of_row["latency"]["samples_ms"])
+            for key, name in (("throughput_ips", "throughput"), ("end_to_end_ips", "end_to_end")):
+                images = row["batch_size"] * of_row[name]["calls"]
+                row[key] = formulas.images_per_second(of_row[name]["samples_ms"], images)
+            limits = [record["gemm_tflops"] for record in records if record["event"] == "limit"]
+            gflop = find(records, "model")["gflop_per_image"]
+            row |= formulas.beside_the_limit(row["throughput_ips"], gflop, limits)
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["latency", "throughput", "end_to_end"])
+def test_a_pass_that_is_faster_than_the_device_fails(name: str, check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", times_faster(1000, name))
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 1
+    assert all("percent_of_limit" in row and "not synchronised" in row for row in failing(output)), output
+    honest = edited(evidence / "benchmark.log", tmp_path / "same.log", times_faster(1, name))
+    assert check(evidence / "accuracy.log", honest)[0] == 0
+
+
+def test_convolutions_may_beat_the_count_with_a_warning(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def convolutional(records: Records) -> None:
+        model = find(records, "model")
+        model["gflop_by_operator"] = {"conv": model["gflop_per_image"]}
+        times_faster(1000, "throughput")(records)
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", convolutional)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    assert "of the limit: more than counted operations allow" in output
+
+
+def test_operations_that_cannot_be_counted_are_named(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def uncounted(records: Records) -> None:
+        records[:] = [record for record in records if record["event"] != "limit"]
+        model = find(records, "model")
+        del model["gflop_per_image"], model["gflop_by_operator"]
+        for row in (record for record in records if record["event"] == "perf"):
+            row |= dict.fromkeys(("achieved_tflops", "limit_tflops", "percent_of_limit"))
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", uncounted)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 2  # a perf run counts, or says null
+    log = edited(log, tmp_path / "null.log", change("model", "gflop_per_image", None))
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    assert "warning: no limit beside the figures" in output
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop("limit", phase="after"),
+        change("limit", "phase", "before", phase="after"),
+        change("limit", "shapes", [], phase="after"),
+        change("limit", "shapes", [3], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "calls": 0}], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "samples_ms": [0]}], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "shape": [1, 2]}], phase="after"),
+        change("limit", "shapes", lambda old: [{**old[0], "gflop": -1}], phase="after"),
+        change("model", "gflop_by_operator", None),
+        change("latencies", "calls", 2, **{"batch_size": 1, "pass": "end_to_end"}),
+        drop("latencies", **{"batch_size": 2, "pass": "end_to_end"}),
+    ],
+)
+def test_a_limit_without_its_samples_cannot_be_judged(edit: Edit, check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    assert check(evidence / "accuracy.log", log)[0] == 2
+
+
+def test_more_operations_in_the_shapes_than_in_the_encoder_fail(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def ten_times(records: Records) -> None:
+        for record in records:
+            for shape in record.get("shapes", ()):
+                shape["gflop"] *= 10
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", ten_times)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 1
+    assert any("more operations than the encoder" in row for row in failing(output)), output
+
+
+# ------------------------------------------------------------------------------------------------- several ranks
+def on_two_ranks(records: Records) -> None:
+    """A consistent log of two ranks, each as fast as the first alone, on a device of its own where it is no CPU."""
+    records[0]["ranks"] = 2
+    kind, _, index = find(records, "env")["device"].partition(":")
+    for batch_size in records[0]["batch_sizes"]:
+        timed = find(records, "latencies", **{"batch_size": batch_size, "pass": "throughput"})
+        raw = {key: timed[key] for key in ("calls", "samples_ms")}
+        right = {"node": 0, "status": "ok", "output_relative_l2": 1e-7, "nonfinite": 0, **raw}
+        shares = [{**right, "device": f"{kind}:{rank}" if index else kind} for rank in range(2)]
+        found = formulas.scaling(batch_size, shares, raw)
+        fields = {"batch_size": batch_size, "status": "ok", **found, "shares": shares, "alone": raw}
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": "ranks", **fields})
+
+
+def second_rank(**fields: object) -> Edit:
+    """An edit of what the second rank says of batch size 2."""
+
+    def edit(records: Records) -> None:
+        find(records, "ranks", batch_size=2)["shares"][1].update(fields)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (second_rank(device="npu:0"), "one device for several ranks"),
+        (second_rank(device="cuda:1"), "a rank on another kind of device"),
+        (second_rank(status="oom"), "a rank that failed"),
+        (second_rank(output_relative_l2=0.02), "an output that is not the encoder's"),
+        (second_rank(output_relative_l2=None), "an output that is not the encoder's"),
+        (second_rank(nonfinite=1), "an output that is not the encoder's"),
+        (change("ranks", "total_throughput_ips", 1e6, batch_size=2), "total_throughput_ips"),
+        (change("ranks", "scaling_efficiency", 1.5, batch_size=2), "scaling_efficiency"),
+        (change("ranks", "alone_throughput_ips", 1e6, batch_size=2), "alone_throughput_ips"),
+        (change("ranks", "throughput_ips", lambda old: old[:1], batch_size=2), "throughput_ips"),
+        (change("ranks", "shares", lambda old: old[:1], batch_size=2), "1, ok"),
+        (change("ranks", "status", "error", batch_size=2), "2, error"),
+    ],
+)
+def test_a_rank_that_gives_no_evidence_fails(
+    edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def on_ranks(records: Records) -> None:
+        on_two_ranks(records)
+        edit(records)
+
+    accuracy, perf = on_npu(evidence, tmp_path)
+    code, output = check(accuracy, edited(perf, tmp_path / "ranks.log", on_ranks))
+    assert code == 1, output
+    (row,) = failing(output)
+    assert row.startswith("batch 2 ranks")
+    assert named in row
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop("ranks", batch_size=2),
+        change("ranks", "alone", None, batch_size=2),
+        second_rank(samples_ms=[]),
+        second_rank(node="first"),
+        second_rank(device=None),
+    ],
+)
+def test_ranks_without_their_samples_cannot_be_judged(edit: Edit, check: Check, evidence: Path, tmp_path: Path) -> None:
+    def on_ranks(records: Records) -> None:
+        on_two_ranks(records)
+        edit(records)
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", on_ranks)
+    assert check(evidence / "accuracy.log", log)[0] == 2
+
+
+def test_ranks_share_one_cpu_but_no_npu(check: Check, evidence: Path, tmp_path: Path) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", on_two_ranks)
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    accuracy, perf = on_npu(evidence, tmp_path)
+    code, output = check(accuracy, edited(perf, tmp_path / "ranks.log", on_two_ranks))
+    assert code == 0, output
+    assert output.count(" images/s, 100.0%") == 2
+
+
+# --------------------------------------------------------------------------------------------------- a baseline
+def even(milliseconds: float) -> Edit:
+    """A consistent log in which every call took as long."""
+
+    def edit(records: Records) -> None:
+        for record in records:
+            if record["event"] == "latencies":
+                record["samples_ms"] = [milliseconds * record["calls"]] * 9
+        times_faster(1, "latency")(records)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("baseline_ms", "word", "code"), [(100.0, "SAME", 0), (103.0, "SAME", 0), (120.0, "FASTER", 0), (80.0, "SLOWER", 1)]
+)
+def test_a_slower_run_fails(
+    baseline_ms: float, word: str, code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    now = edited(evidence / "benchmark.log", tmp_path / "now.log", even(100.0))
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", even(baseline_ms))
+    found, output = check(evidence / "accuracy.log", now, "--baseline", earlier)
+    rows = [row for row in output.splitlines() if "against baseline" in row]
+    assert [row.split()[:3] for row in rows] == [
+        ["batch", size, name] for size in ("1", "2") for name in ("latency", "throughput")
+    ]
+    assert all(f" {word}: " in row for row in rows)
+    assert found == code
+    assert check(evidence / "accuracy.log", now, "--baseline", earlier, "--max-regression", "30%")[0] == 0
+
+
+def test_overlapping_intervals_are_ambiguous_and_pass(check: Check, evidence: Path, tmp_path: Path) -> None:
+    def scattered(records: Records) -> None:
+        even(100.0)(records)
+        for record in records:
+            if record["event"] == "latencies":
+                record["samples_ms"] = [value * record["calls"] for value in (60.0, 65.0, 70.0, 72.0, 110.0)]
+        times_faster(1, "latency")(records)
+
+    now = edited(evidence / "benchmark.log", tmp_path / "now.log", even(100.0))
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", scattered)
+    code, output = check(evidence / "accuracy.log", now, "--baseline", earlier)
+    assert code == 0, output
+    assert output.count("AMBIGUOUS: ") == 4
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        change("env", "device_name", "another CPU"),
+        change("env", "cpu_threads", 64),
+        change("model", "weights_sha256", "0" * 64),
+        change("model", "dtype", "float16"),
+        change("run_start", "script", "accuracy_run.py"),
+        change("perf", "batch_size", 32, batch_size=2),
+        drop("latencies", **{"batch_size": 2, "pass": "throughput"}),
+    ],
+)
+def test_a_baseline_of_something_else_cannot_be_judged(
+    edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", edit)
+    assert check(evidence / "accuracy.log", evidence / "benchmark.log", "--baseline", earlier)[0] == 2
+
+
+def test_a_batch_size_that_the_baseline_could_not_measure_is_not_compared(
+    check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    edit = change("perf", "status", "oom", batch_size=2)
+    earlier = edited(evidence / "benchmark.log", tmp_path / "earlier.log", edit)
+    code, output = check(evidence / "accuracy.log", evidence / "benchmark.log", "--baseline", earlier)
+    assert code == 0, output
+    rows = [row for row in output.splitlines() if "against baseline" in row]
+    assert [row.split()[:3] for row in rows] == [["batch", "1", "latency"], ["batch", "1", "throughput"]]
+
+
+def test_a_baseline_must_be_whole(check: Check, evidence: Path, tmp_path: Path) -> None:
+    cut = edited(evidence / "benchmark.log", tmp_path / "cut.log", drop("latencies"), signed=False)
+    logs = (evidence / "accuracy.log", evidence / "benchmark.log")
+    assert check(*logs, "--baseline", cut)[0] == 2
+    assert check(*logs, "--baseline", tmp_path / "nosuch.log")[0] == 2
+    assert check(*logs, "--baseline", evidence / "accuracy.log")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("speedup", "code"),
+    [
+        ({}, 0),
+        ({"speedup": 457.44}, 1),
+        ({"baseline_latency_ms": 1.0}, 1),
+        ({"baseline_threads": 0}, 1),
+        ({"baseline_samples_ms": []}, 2),
+        ({"baseline_threads": None}, 2),
+    ],
+)
+def test_a_speedup_follows_from_its_baseline(
+    speedup: dict[str, object], code: int, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    def add(records: Records) -> None:
+        latency = find(records, "perf", batch_size=1)["avg_latency_ms"]
+        right = {
+            "speedup": 20.0 / latency,
+            "baseline_latency_ms": 20.0,
+            "baseline_threads": 2,
+            "baseline_samples_ms": [20.0],
+        }
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": "speedup", **right, **speedup})
+
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", add)
+    assert check(evidence / "accuracy.log", log)[0] == code
+
+
+# --------------------------------------------------------------------------------------------- what can't be read
+@pytest.mark.parametrize("content", [None, b"", b"no records here\n", b"@record {broken\n", bytes(range(256)) * 50])
+def test_logs_that_hold_nothing_cannot_be_judged(
+    content: bytes | None, check: Check, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "accuracy.log"
+    if content is not None:
+        log.write_bytes(content)
+    assert checker.main([str(log), str(evidence / "benchmark.log")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "OVERALL: CANNOT JUDGE"
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_run_of_another_script_is_no_evidence(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = change("run_start", "script", "inference.py")
+    code, output = check(edited(evidence / "accuracy.log", tmp_path / "inference.log", edit))
+    assert code == 2
+    (row,) = failing(output)
+    assert "no accuracy, no perf run" in row
+
+
+def test_a_folder_is_no_log(check: Check, tmp_path: Path) -> None:
+    assert check(tmp_path)[0] == 2
+
+
+def test_standard_input_and_default_logs(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
+    content = b"".join((evidence / name).read_bytes() for name in ("accuracy.log", "benchmark.log"))
+    command = [sys.executable, ROOT / "check_accuracy_run_perf.py"]
+    piped = subprocess.run([*command, "-"], input=content, capture_output=True, check=False)
+    assert piped.returncode == 0, piped.stdout
+    assert run_script("check_accuracy_run_perf.py").code == 2
+    shutil.copytree(evidence, tmp_path / "logs")
+    assert run_script("check_accuracy_run_perf.py").code == 0
+
+
+def test_runs_without_torch_and_numpy(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
+    for package in ("torch", "numpy"):
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not in this environment')")
+    arguments = (evidence / "accuracy.log", evidence / "benchmark.log")
+    finished: Finished = run_script("check_accuracy_run_perf.py", *arguments, env={"PYTHONPATH": str(tmp_path)})
+    assert finished.code == 0, finished.stderr
+    assert finished.verdict == "OVERALL: PASS"
+
+
+def test_records_are_one_json_object_a_line(evidence: Path) -> None:
+    for record in read_records(evidence / "accuracy.log") + read_records(evidence / "benchmark.log"):
+        assert json.loads(json.dumps(record, allow_nan=False)) == record
