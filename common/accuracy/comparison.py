@@ -12,7 +12,7 @@ from common.device import devices
 from common.device.devices import Outputs
 from common.log import formulas
 from common.log.figures import format_metric, percent
-from common.log.formulas import OUTPUTS
+from common.log.events import OUTPUTS
 from common.log.runlog import RunLog
 from common.session import Session
 

@@ -15,7 +15,7 @@ from common.device import devices, float64
 from common.device.devices import Outputs
 from common.encoder.base import Encoder
 from common.images.decoding import Decoded
-from common.log.formulas import OUTPUTS
+from common.log.events import OUTPUTS
 from common.log.runlog import RunLog
 from common.session import Session
 

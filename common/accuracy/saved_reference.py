@@ -25,7 +25,7 @@ from common.encoder.base import Encoder
 from common.errors import UserError, first_line
 from common.images.decoding import Decoded, Sample
 from common.log import runlog
-from common.log.formulas import OUTPUTS
+from common.log.events import OUTPUTS
 from common.log.runlog import RunLog
 from common.log.whole_files import aside
 

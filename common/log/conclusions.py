@@ -1,18 +1,26 @@
 """The diagnosis in words: which cause explains an error, and in which block it arises. Standard library only.
 
-It is made of the fields of `cause` and `layer` records: the run prints it in English, the pages have both languages.
+It is made of the `cause` and `layer` events: the run prints it in English, the pages have both languages.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from common.log.events import Cause, Layer
 from common.log.figures import percent
-from common.log.formulas import MANTISSA_BITS, STANDS_OUT, rounding_of, size_of
-from common.verdict.evidence import UnjudgeableError, Words, number, number_or_none, text
+from common.log.formulas import STANDS_OUT, rounding_of, size_of
+
+
+class Words(NamedTuple):
+    """One text in the languages of the pages. Scripts print English."""
+
+    en: str
+    zh: str
+
 
 UNEXPLAINED = "unexplained"
 CAUSES = {
@@ -23,35 +31,32 @@ CAUSES = {
     "matmul_hf32": Words("HF32 in the matrix products", "矩阵乘使用 HF32"),
 }
 
-Fields = Mapping[str, Any]
 
-
-def conclude_causes(causes: Sequence[Fields]) -> Words:
-    """Which cause is the best, from the fields of all `cause` records of a run."""
-    best = next((cause for cause in causes if cause.get("best") is True), None)
+def conclude_causes(causes: Sequence[Cause]) -> Words:
+    """Which cause is the best, from all `cause` events of a run."""
+    best = next((cause for cause in causes if cause.best), None)
     if best is None:
         return Words("nothing to explain: the outputs are equal", "没有需要归因的误差：输出完全相同")
-    parts = text(best, "cause").split("+")
+    parts = best.cause.split("+")
     if not set(parts) <= CAUSES.keys():
-        return _unexplained(causes, number_or_none(best, "residual"))
+        return _unexplained(causes, best.residual)
     named = Words(" and ".join(CAUSES[part].en for part in parts), " 与 ".join(CAUSES[part].zh for part in parts))
-    share = number_or_none(best, "explained")
+    share = best.explained
     if share is None:
         return Words(
             f"{named.en} alone makes outputs NaN or infinite, on the CPU too",
             f"仅{named.zh}就会使输出出现 NaN 或无穷大，在 CPU 上也是如此",
         )
-    if best.get("repeatable") is None:
+    if best.repeatable is None or best.size is None or best.correlation is None:
         return Words(f"{share:.1%} of the error is {named.en}", f"误差的 {share:.1%} 来自{named.zh}")
-    size, correlation = number(best, "size"), number(best, "correlation")
     return Words(
-        f"the error is that of {named.en}, which does not repeat to the digit: {size:.2f} times as large as emulated, "
-        f"with a correlation of {correlation:.2f}",
-        f"误差来自{named.zh}，其舍入无法逐位复现：大小为仿真值的 {size:.2f} 倍，相关系数 {correlation:.2f}",
+        f"the error is that of {named.en}, which does not repeat to the digit: {best.size:.2f} times as large as "
+        f"emulated, with a correlation of {best.correlation:.2f}",
+        f"误差来自{named.zh}，其舍入无法逐位复现：大小为仿真值的 {best.size:.2f} 倍，相关系数 {best.correlation:.2f}",
     )
 
 
-def _unexplained(causes: Sequence[Fields], residual: float | None) -> Words:
+def _unexplained(causes: Sequence[Cause], residual: float | None) -> Words:
     if residual is None:
         return Words(
             "unexplained: the outputs are NaN or infinite, under none of the known causes",
@@ -62,24 +67,20 @@ def _unexplained(causes: Sequence[Fields], residual: float | None) -> Words:
             f"unexplained, but of the size of float32 rounding: {percent(residual)}",
             f"无法归因，但大小与 float32 的舍入误差相当：{percent(residual)}",
         )
-    shares = [number_or_none(cause, "explained") for cause in causes]
-    largest = max([0.0, *(share for share in shares if share is not None)])
+    largest = max([0.0, *(cause.explained for cause in causes if cause.explained is not None)])
     return Words(
         f"unexplained: none of the known causes explains more than {largest:.0%}",
         f"无法归因：已知原因最多只能解释 {largest:.0%}",
     )
 
 
-def conclude_blocks(layers: Sequence[Fields], dtype: str) -> Words:
-    """Where the error of a device that computes in `dtype` arises, from the fields of all `layer` records of a run."""
+def conclude_blocks(layers: Sequence[Layer], dtype: str) -> Words:
+    """Where the error of a device that computes in `dtype` arises, from all `layer` events of a run."""
     if not layers:
         return Words("no block of the main chain was examined", "没有逐 block 记录")
-    if dtype not in MANTISSA_BITS:
-        raise UnjudgeableError(f"dtype {dtype} is not one that is known here")
-    isolated = [number_or_none(layer, "isolated") for layer in layers]
-    propagated = [number_or_none(layer, "propagated") for layer in layers]
+    isolated, propagated = [layer.isolated for layer in layers], [layer.propagated for layer in layers]
     middle = statistics.median_low(map(size_of, isolated))
-    blamed = next((at for at, layer in enumerate(layers) if layer.get("blamed") is True), None)
+    blamed = next((at for at, layer in enumerate(layers) if layer.blamed), None)
     if blamed is not None:
         name, found, others = _name(layers[blamed]), _shown(isolated[blamed]), _shown(middle)
         return Words(
@@ -106,8 +107,8 @@ def conclude_blocks(layers: Sequence[Fields], dtype: str) -> Words:
     )
 
 
-def _name(layer: Fields) -> str:
-    return f"block {number(layer, 'block'):g} ({text(layer, 'name')})"
+def _name(layer: Layer) -> str:
+    return f"block {layer.block} ({layer.name})"
 
 
 def _shown(error: float | None) -> Words:

@@ -1,22 +1,32 @@
-"""Summaries of raw samples. Standard library only: the run scripts write them, the checker computes them again."""
+"""Every formula that turns samples into figures: runs write them, the checker computes them again.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-Number = int | float
-
-# What an encoder gives, in the order in which its module gives them.
-OUTPUTS = ("embedding", "hidden_state")
+from common.log.events import (
+    Figures,
+    LatencyFigures,
+    LimitFigures,
+    Metrics,
+    Probe,
+    Product,
+    Scaling,
+    Share,
+    Windows,
+)
 
 
 class Metric(NamedTuple):
-    """How a metric is judged and shown; its formula is in metrics.compare."""
+    """How a metric is judged and shown; its formula is in accuracy.metrics."""
 
-    worst: Callable[..., Number] = max  # of several samples: an error's largest, a similarity's smallest
+    worst: Callable[..., float] = max  # of several samples: an error's largest, a similarity's smallest
     form: str = "number"  # or percent, share, decibel: how it is printed
     zero_together: bool = False  # all of these are zero without any error, and none of them with one
 
@@ -54,21 +64,23 @@ STABLE_SPREAD = 0.1
 MOST_OF_LIMIT = 1.05  # above it a figure is not synchronised, or not computed
 
 
-def worst_metrics(samples: Sequence[Mapping[str, Number | None]]) -> dict[str, Number | None]:
+def values_of(metrics: Metrics) -> dict[str, float | None]:
+    """Each metric by its name, in their order."""
+    return {name: getattr(metrics, name) for name in METRICS}
+
+
+def worst_metrics(samples: Sequence[Metrics]) -> Metrics:
     """Each metric's own worst over `samples`, of which there is at least one.
 
     None (not a finite number) is worse than any number, with one exception: `sqnr_db` is None where the error is
     exactly zero, the best there is.
     """
-    worst: dict[str, Number | None] = {}
-    for metric in METRICS:
-        values = [sample[metric] for sample in samples if not (metric == "sqnr_db" and sample["nmse"] == 0)]
+    worst: dict[str, float | None] = {}
+    for name, metric in METRICS.items():
+        values = [getattr(sample, name) for sample in samples if not (name == "sqnr_db" and sample.nmse == 0)]
         finite = [value for value in values if value is not None]
-        if not finite or len(finite) < len(values):
-            worst[metric] = None
-        else:
-            worst[metric] = METRICS[metric].worst(finite)
-    return worst
+        worst[name] = metric.worst(finite) if finite and len(finite) == len(values) else None
+    return Metrics(**worst)
 
 
 def rounding_of(dtype: str) -> float:
@@ -102,15 +114,15 @@ def allowed_error(dtype: str, threshold: float, expected_relative_l2: float | No
     return min(EXPECTED_FACTOR * expected_relative_l2, LARGEST_ALLOWED)
 
 
-def is_far_above_noise(relative_l2: Number | None, noise_floor: Number | None) -> bool:
+def is_far_above_noise(relative_l2: float | None, noise_floor: float | None) -> bool:
     """Whether an error of strict float32 is more than rounding can be: something else is different."""
     floor = FLOAT32_NOISE_FLOOR if noise_floor is None else noise_floor
     return relative_l2 is not None and relative_l2 > FAR_ABOVE_NOISE * floor
 
 
-def is_within(worst: Mapping[str, Number | None], nonfinite: int, allowed: float, classifier: bool) -> bool:
+def is_within(worst: Metrics, nonfinite: int, allowed: float, classifier: bool) -> bool:
     """The accuracy gate: all finite, and every gated metric at most `allowed`."""
-    gated = [worst[metric] for metric in gated_metrics(classifier)]
+    gated = [getattr(worst, metric) for metric in gated_metrics(classifier)]
     return nonfinite == 0 and all(value is not None and value <= allowed for value in gated)
 
 
@@ -130,17 +142,17 @@ def smallest_count(percent: int) -> int:
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(percent / 100))
 
 
-def summarize_latency(samples_ms: Sequence[float]) -> dict[str, Number | None]:
-    """The latency keys of a `perf` record from one synchronised time a call, in milliseconds and in their order."""
-    return {
-        "n": len(samples_ms),
-        "avg_latency_ms": math.fsum(samples_ms) / len(samples_ms),
-        "min_latency_ms": min(samples_ms),
-        "max_latency_ms": max(samples_ms),
+def summarize_latency(samples_ms: Sequence[float]) -> LatencyFigures:
+    """The latency figures of one synchronised time a call, in milliseconds."""
+    return LatencyFigures(
+        n=len(samples_ms),
+        avg_latency_ms=math.fsum(samples_ms) / len(samples_ms),
+        min_latency_ms=min(samples_ms),
+        max_latency_ms=max(samples_ms),
         **{key: percentile(samples_ms, percent) for key, percent in PERCENTILES.items()},
-        "iqr_latency_ms": interquartile_range(samples_ms) if len(samples_ms) >= FEWEST_SAMPLES else None,
-        "stable": is_stable(samples_ms),
-    }
+        iqr_latency_ms=interquartile_range(samples_ms) if len(samples_ms) >= FEWEST_SAMPLES else None,
+        stable=is_stable(samples_ms),
+    )
 
 
 def interquartile_range(samples: Sequence[float]) -> float:
@@ -165,50 +177,66 @@ def images_per_second(samples_ms: Iterable[float], images_per_sample: int) -> fl
     return images_per_sample * len(times) / (math.fsum(times) / 1000)
 
 
-def fastest_ips(figures: Mapping[str, Any]) -> float:
-    """The images a second of the fastest of the three passes, from the figures of a `perf` record."""
-    latency_ips = 1000 * figures["batch_size"] / figures["avg_latency_ms"]
-    return float(max(figures["throughput_ips"], figures["end_to_end_ips"], latency_ips))
+def throughput_of(windows: Windows, batch_size: int) -> float:
+    """Images a second of calls at a batch size, over all samples."""
+    return images_per_second(windows.samples_ms, batch_size * windows.calls)
 
 
-def scaling(batch_size: int, shares: Sequence[Mapping[str, Any]], alone: Mapping[str, Any]) -> dict[str, Any]:
+def summarize_passes(
+    batch_size: int, latency: Windows, throughput: Windows, end_to_end: Windows, limit: LimitFigures | None = None
+) -> Figures:
+    """The figures of a batch size from the raw samples of its three passes."""
+    return Figures(
+        latency=summarize_latency(latency.samples_ms),
+        throughput_ips=throughput_of(throughput, batch_size),
+        end_to_end_ips=throughput_of(end_to_end, batch_size),
+        limit=limit or beside_the_limit(0.0, 0.0, []),
+    )
+
+
+def fastest_ips(batch_size: int, figures: Figures) -> float:
+    """The images a second of the fastest of the three passes."""
+    latency_ips = 1000 * batch_size / figures.latency.avg_latency_ms
+    return max(figures.throughput_ips, figures.end_to_end_ips, latency_ips)
+
+
+def scaling(batch_size: int, shares: Sequence[Share], alone: Windows) -> Scaling:
     """The throughput of ranks that ran at the same time, and their total as a fraction of so many ranks alone.
 
-    A share and `alone`, the first rank's while the others waited, have `calls` a sample and `samples_ms`.
+    `alone` are the windows of the first rank while the others waited.
     """
-    each = [images_per_second(share["samples_ms"], batch_size * share["calls"]) for share in shares]
-    single = images_per_second(alone["samples_ms"], batch_size * alone["calls"])
-    return {
-        "throughput_ips": each,
-        "total_throughput_ips": math.fsum(each),
-        "alone_throughput_ips": single,
-        "scaling_efficiency": math.fsum(each) / (len(each) * single),
-    }
+    each = [throughput_of(share.windows, batch_size) for share in shares]
+    single = throughput_of(alone, batch_size)
+    return Scaling(
+        throughput_ips=each,
+        total_throughput_ips=math.fsum(each),
+        alone_throughput_ips=single,
+        scaling_efficiency=math.fsum(each) / (len(each) * single),
+        alone=alone,
+    )
 
 
-def gemm_tflops(shapes: Sequence[Mapping[str, Any]]) -> float:
-    """1e12 operations a second over an encoder's matrix products, from a `limit` record's `shapes`.
+def gemm_tflops(products: Sequence[Product]) -> float:
+    """1e12 operations a second over an encoder's matrix products.
 
-    Each shape runs at the rate of its best window: the limit is what the device can do, not what it did while it was
-    disturbed. The shapes count by their share of the encoder's operations, `gflop`.
+    Each runs at the rate of its best window: the limit is what the device can do, not what it did while it was
+    disturbed. They count by their share of the encoder's operations, `gflop`.
     """
-    total = math.fsum(shape["gflop"] for shape in shapes)
-    return total / math.fsum(shape["gflop"] / _best_tflops(shape) for shape in shapes)
+    total = math.fsum(product.gflop for product in products)
+    return total / math.fsum(product.gflop / _best_tflops(product) for product in products)
 
 
-def _best_tflops(shape: Mapping[str, Any]) -> float:
-    rows, inner, columns = shape["shape"]
-    return float(2 * rows * inner * columns * shape["calls"] / (min(shape["samples_ms"]) * 1e9))
+def _best_tflops(product: Product) -> float:
+    rows, inner, columns = product.shape
+    return 2 * rows * inner * columns * product.windows.calls / (min(product.windows.samples_ms) * 1e9)
 
 
-def beside_the_limit(
-    images_a_second: float, gflop_per_image: float, limits_tflops: Sequence[float]
-) -> dict[str, float | None]:
-    """LIMIT_KEYS of a `perf` record: how near to the larger limit a throughput is; None without a limit."""
+def beside_the_limit(images_a_second: float, gflop_per_image: float, limits_tflops: Sequence[float]) -> LimitFigures:
+    """How near to the larger limit a throughput is; None without a limit."""
     if not limits_tflops:
-        return dict.fromkeys(LIMIT_KEYS)
+        return LimitFigures(achieved_tflops=None, limit_tflops=None, percent_of_limit=None)
     achieved, limit = images_a_second * gflop_per_image / 1000, max(limits_tflops)
-    return dict(zip(LIMIT_KEYS, (achieved, limit, achieved / limit), strict=True))
+    return LimitFigures(achieved_tflops=achieved, limit_tflops=limit, percent_of_limit=achieved / limit)
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
@@ -235,7 +263,7 @@ def compare_times(earlier: Sequence[float], later: Sequence[float], allowed: flo
     return "SLOWER" if ratio > 1 else "FASTER"
 
 
-def probe_contradictions(probe: Mapping[str, object], operators: Iterable[str], dtype: str) -> list[str]:
+def probe_contradictions(probe: Probe, operators: Iterable[str], dtype: str) -> list[str]:
     """In words, where a numerics probe shows that `operators` compute less than `dtype`, or another GELU than asked.
 
     `operators` are those of a model: conv, matmul, attention, gelu (`approximate="none"`), gelu_tanh.
@@ -248,4 +276,4 @@ def probe_contradictions(probe: Mapping[str, object], operators: Iterable[str], 
         "gelu_tanh": ("gelu_tanh", "tanh"),
     }
     asked = [wanted[operator] for operator in operators]
-    return [f"{key} is {probe.get(key)}, not {value}" for key, value in asked if probe.get(key) != value]
+    return [f"{key} is {getattr(probe, key)}, not {value}" for key, value in asked if getattr(probe, key) != value]

@@ -18,7 +18,7 @@ from helpers.logs import Edit, Records, change, drop, edited, find, read_records
 
 import check_accuracy_run_perf as checker
 from common.log import formulas
-from common.log.formulas import OUTPUTS
+from common.log.events import OUTPUTS
 
 Check = Callable[..., tuple[int, str]]
 

@@ -1,0 +1,533 @@
+"""The events of a run, each declared once: what a script writes, the reader gives back and the pages show.
+
+A record is one event (see `schema` for what a declaration can say). Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+
+from common.log.schema import FLAT, OPTIONAL, OneOf
+
+INFERENCE, ACCURACY, PERF = "inference.py", "accuracy_run.py", "accuracy_run_perf.py"
+SCRIPTS = (INFERENCE, ACCURACY, PERF)
+
+# What an encoder gives, in the order in which its module gives them.
+OUTPUTS = ("embedding", "hidden_state")
+DTYPES = ("float32", "float16", "bfloat16")
+OPERATORS = ("matmul", "conv", "attention", "other")  # whose operations are counted
+
+Output = Annotated[str, OneOf(OUTPUTS)]
+Dtype = Annotated[str, OneOf(DTYPES)]
+Precision = Annotated[str, OneOf(("float32", "float64"))]
+Status = Annotated[str, OneOf(("ok", "oom", "error"))]
+Gelu = OneOf(("erf", "tanh", "other"))
+
+T = TypeVar("T")
+
+
+class Event:
+    """What a record holds. `event` is its name, `scripts` those that write it; a docstring begins with: one a what."""
+
+    event: ClassVar[str]
+    scripts: ClassVar[Sequence[str]]
+
+    def __init_subclass__(cls, scripts: Sequence[str] = SCRIPTS) -> None:
+        cls.event = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+        cls.scripts = scripts
+        DECLARED[cls.event] = cls
+
+
+DECLARED: dict[str, type[Event]] = {}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def declare(cls: type[T]) -> type[T]:
+    """A declaration: a frozen dataclass whose fields are given by name."""
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+# ---------------------------------------------------------------------------------------------- the run and its machine
+@declare
+class Plan:
+    """What a performance run sets out to measure."""
+
+    batch_sizes: list[int]
+    ranks: Annotated[int, "processes that run together"]
+
+
+@declare
+class RunStart(Event):
+    """run, first"""
+
+    format: Annotated[int, "of the log"]
+    script: str
+    argv: Annotated[list[str], "paths by their last part"]
+    utc: Annotated[str, "ISO 8601"]
+    code_sha256: Annotated[str, "of the scripts and of `common/`"]
+    git: Annotated[str | None, "commit, `+dirty` after local changes"]
+    plan: Annotated[Plan | None, FLAT, "of a perf run"] = None
+
+
+@declare
+class RunEnd(Event):
+    """run, last"""
+
+    records: Annotated[int, "how many precede it"]
+    records_sha256: str
+    status: Annotated[str, "complete or error"]
+    error: Annotated[str | None, OPTIONAL] = None
+
+
+@declare
+class Packages:
+    """The versions of what computes; None for what is not installed."""
+
+    torch: str | None
+    torch_npu: str | None
+    torchvision: str | None
+    timm: str | None
+    transformers: str | None
+    modelscope: str | None
+    safetensors: str | None
+    numpy: str | None
+    pillow: str | None
+
+
+PACKAGES = tuple(Packages.__annotations__)
+
+
+@declare
+class Host:
+    """The host side of a run's environment; None for what is not there."""
+
+    python: str
+    platform: str
+    packages: Annotated[Packages, FLAT, "version"]
+    cann: Annotated[str | None, "version"]
+    npu_driver: Annotated[str | None, "version"]
+    cpu_model: str | None
+    cpu_count: int | None
+    cpu_quota: Annotated[float | None, "CPUs that the container may use at once"]
+    task_queue_enable: Annotated[str | None, "TASK_QUEUE_ENABLE"]
+    visible_devices: Annotated[str | None, "the variable that restricts the devices, NAME=VALUE"]
+
+
+@declare
+class AllowHf32:
+    """torch_npu's switches, as they were in force."""
+
+    conv: bool
+    matmul: bool
+
+
+@declare
+class Npu:
+    """What only an NPU has."""
+
+    allow_hf32: AllowHf32
+    fallback_disabled: Annotated[bool, "an operator without a kernel raises, and does not run on the CPU"]
+
+
+@declare
+class Env(Event):
+    """run"""
+
+    host: Annotated[Host, FLAT]
+    device: Annotated[str, "of the outputs"]
+    parameters_device: str
+    device_name: str
+    simulated: bool
+    device_count: int
+    cpu_threads: int
+    npu: Annotated[Npu | None, FLAT, "on an NPU"] = None
+
+    @property
+    def kind(self) -> str:
+        """npu, cuda or cpu."""
+        return self.device.partition(":")[0]
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the device is a stand-in for tests: by the record, or by any name in it."""
+        return self.simulated or names_a_simulation(self.device_name, self.host.packages.torch_npu)
+
+
+def names_a_simulation(*names: str | None) -> bool:
+    """Whether a device's name or a version says that the device is a stand-in for tests."""
+    text = " ".join(map(str, names))
+    return "SIM" in text or "simulated" in text
+
+
+@declare
+class Probe:
+    """What a device computes. Mantissa bits: 23 float32, 11 HF32, 10 TF32 and float16, 7 bfloat16."""
+
+    conv_mantissa_bits: int
+    matmul_mantissa_bits: int
+    attention_mantissa_bits: int
+    gelu: Annotated[str, Gelu, 'what GELU computes with approximate="none"']
+    gelu_tanh: Annotated[str, Gelu, 'the same with approximate="tanh"']
+
+
+@declare
+class Numerics(Event):
+    """run"""
+
+    probe: Annotated[Probe, FLAT, "of the device"]
+    gelu_replaced: Annotated[bool, "GELU is computed by its formula"]
+    reference: Annotated[Probe, "of the CPU in float32"]
+
+
+@declare
+class Fallback(Event):
+    """run on an NPU, if any operator fell back"""
+
+    operators: Annotated[list[str], "that ran on the CPU"]
+
+
+# --------------------------------------------------------------------------------------------------------- the encoder
+@declare
+class Cost:
+    """What one image costs: 1e9 floating-point operations, a multiplication and an addition being two."""
+
+    gflop_per_image: float
+    gflop_by_operator: Annotated[dict[str, float], "matmul, conv, attention, other"]
+
+
+@declare
+class Model(Event):
+    """run"""
+
+    model: str
+    library: Annotated[str, OneOf(("timm", "transformers"))]
+    architecture: str
+    params: int
+    classifier: Annotated[bool, "its embedding is the logits of named classes"]
+    weights_source: Annotated[str, "the hub's id, the path's last part, random or demo"]
+    weights_sha256: Annotated[str | None, "of the file, or of the shards' hashes in the index's order"]
+    missing_keys: int
+    unexpected_keys: int
+    left_out_keys: Annotated[int, "of another part than the encoder, such as a task head"]
+    dtype: Dtype
+    input_size: Annotated[list[int], "[3, H, W]"]
+    preprocess: dict[str, Any]
+    numerics: Annotated[str, OneOf(("strict", "fast"))]
+    operators: Annotated[list[str], "of the kinds that the probe covers: conv, matmul, attention, gelu, gelu_tanh"]
+    references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: what it compares with"] = None
+    compiled: Annotated[bool | None, OPTIONAL, "of a perf run"] = None
+    cost: Annotated[Cost | None, FLAT, "of a perf run, where it can be counted"] = None
+
+
+@declare
+class NonfiniteWeights(Event):
+    """run whose output is not finite, where weights are not either"""
+
+    tensors: list[str]
+
+
+# ---------------------------------------------------------------------------------------------------------- the images
+@declare
+class Skipped(Event):
+    """image that was left out"""
+
+    image: str
+    reason: str
+
+
+@declare
+class Animation(Event):
+    """image with several frames, of which the first is taken"""
+
+    image: str
+    frames: int
+
+
+@declare
+class TopEntry:
+    """One of an image's largest outputs."""
+
+    index: int
+    value: float | None
+    label: str | None
+
+
+@declare
+class Inference(Event, scripts=[INFERENCE]):
+    """image"""
+
+    image: str
+    image_sha256: str
+    output_shape: list[int]
+    nonfinite: Annotated[int, "NaN and infinite outputs"]
+    topk: Annotated[list[TopEntry], "the largest outputs"]
+
+
+# ------------------------------------------------------------------------------------------------------------ accuracy
+@declare
+class Metrics:
+    """How far an output is from its reference; None where a NaN or infinity leaves no number.
+
+    The formulas are in accuracy.metrics.
+    """
+
+    max_abs_error: float | None
+    mean_abs_error: float | None
+    relative_error: Annotated[float | None, "fraction"]
+    relative_l2: Annotated[float | None, "fraction"]
+    nmse: Annotated[float | None, "fraction"]
+    one_minus_cosine: float | None
+    top1_gap: Annotated[float | None, "of the reference's range"]
+    cosine_similarity: float | None
+    sqnr_db: Annotated[float | None, "dB; null without any error"]
+    top5_match: Annotated[float | None, "fraction"]
+
+
+METRICS = tuple(Metrics.__annotations__)
+
+
+@declare
+class WorstToken:
+    """The token with the largest error."""
+
+    worst_token: int
+    worst_token_relative_l2: float | None
+
+
+@declare
+class Sample(Event, scripts=[ACCURACY]):
+    """image, output and reference"""
+
+    image: str
+    image_sha256: str
+    reference: Annotated[Precision, "on the CPU"]
+    output: Output
+    device: str
+    dtype: Dtype
+    shape: Annotated[list[int], "[1, D] or [1, T, C]"]
+    metrics: Annotated[Metrics, FLAT]
+    nonfinite: Annotated[int, "NaN and infinite elements of both"]
+    fingerprint: Annotated[list[float] | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
+    worst: Annotated[WorstToken | None, FLAT, "of a hidden_state"] = None
+
+
+@declare
+class Accuracy(Event, scripts=[ACCURACY]):
+    """output and reference"""
+
+    output: Output
+    reference: Precision
+    samples: int
+    worst: Annotated[Metrics, FLAT, "the worst of all samples"]
+    nonfinite: int
+    expected_relative_l2: Annotated[float | None, "what rounding to a 16-bit dtype is expected to cost"]
+    threshold: Annotated[float, "the bound that was applied, a fraction"]
+    result: Annotated[str, OneOf(("PASS", "FAIL"))]
+
+
+@declare
+class NoiseFloor(Event, scripts=[ACCURACY]):
+    """output, with --golden"""
+
+    output: Output
+    relative_l2: Annotated[float | None, "of the CPU's float32 against its float64"]
+
+
+@declare
+class ReferenceSource(Event, scripts=[ACCURACY]):
+    """run with --reference"""
+
+    file: str
+    file_sha256: str
+    model: str
+    precisions: list[str]
+    preprocess: dict[str, Any]
+    versions: dict[str, Any]
+    code_sha256: str
+    git: str | None
+
+
+@declare
+class Cause(Event, scripts=[ACCURACY]):
+    """hypothesis, after --explain or a FAIL
+
+    How well a cause explains the device's error y - r, when its emulation gives y_k. All figures are None where NaN or
+    infinities leave no number.
+    """
+
+    cause: Annotated[str, "causes joined by +, or unexplained"]
+    explained: Annotated[float | None, "1 - ||y - y_k||^2 / ||y - r||^2"] = None
+    residual: Annotated[float | None, "||y - y_k|| as relative L2, the root mean square of both outputs'"] = None
+    best: bool = False
+    correlation: Annotated[float | None, "of the two errors"] = None
+    size: Annotated[float | None, "||y - r|| / ||y_k - r||"] = None
+    repeatable: Annotated[float | None, "the least that y_k explains of the same emulation, disturbed"] = None
+
+
+@declare
+class Layer(Event, scripts=[ACCURACY]):
+    """block of the main chain, likewise
+
+    Its errors are relative L2 of the CPU's output; None where one is not finite.
+    """
+
+    block: int
+    name: str
+    propagated: Annotated[float | None, "the error of the device's own output, all that came before included"]
+    isolated: Annotated[float | None, "that of the device's block alone, given the CPU's input of this block"]
+    blamed: bool = False
+
+
+# --------------------------------------------------------------------------------------------------------- performance
+@declare
+class Startup(Event, scripts=[PERF]):
+    """run"""
+
+    load_ms: float
+    place_ms: Annotated[float, "copy to the device"]
+    first_call_ms: float
+
+
+@declare
+class Windows:
+    """Raw samples: each the time in ms of `calls` calls, queued back to back."""
+
+    calls: int
+    samples_ms: list[float]
+
+
+@declare
+class Product:
+    """One of the encoder's matrix products, [rows, inner] x [inner, columns], and how fast the device is at it."""
+
+    gflop: Annotated[float, "of an image"]
+    shape: Annotated[list[int], "rows, inner, columns"]
+    windows: Annotated[Windows, FLAT]
+
+
+@declare
+class Limit(Event, scripts=[PERF]):
+    """run, before the sweep and after it"""
+
+    phase: Annotated[str, OneOf(("before", "after"))]
+    dtype: Dtype
+    gemm_tflops: Annotated[float, "1e12 operations a second over the encoder's shapes"]
+    shapes: list[Product]
+
+
+@declare
+class Latencies(Event, scripts=[PERF]):
+    """batch size and pass"""
+
+    batch_size: int
+    pass_: Annotated[str, OneOf(("latency", "throughput", "end_to_end"))]
+    windows: Annotated[Windows, FLAT]
+
+
+@declare
+class LatencyFigures:
+    """Of one synchronised time a call; a percentile is None where the samples are too few to bound it."""
+
+    n: Annotated[int, "samples"]
+    avg_latency_ms: float
+    min_latency_ms: float
+    max_latency_ms: float
+    p50_latency_ms: float | None
+    p90_latency_ms: float | None
+    p95_latency_ms: float | None
+    p99_latency_ms: float | None
+    iqr_latency_ms: float | None
+    stable: Annotated[bool, "the interquartile range is at most 10 % of the median"]
+
+
+@declare
+class LimitFigures:
+    """The throughput pass beside the limit; None without one."""
+
+    achieved_tflops: float | None
+    limit_tflops: float | None
+    percent_of_limit: Annotated[float | None, "fraction"]
+
+
+@declare
+class Figures:
+    """What follows from the raw samples of a batch size: the checker computes it again."""
+
+    latency: Annotated[LatencyFigures, FLAT]
+    throughput_ips: Annotated[float, "images a second"]
+    end_to_end_ips: Annotated[float, "with decoding, preprocessing and the copies"]
+    limit: Annotated[LimitFigures, FLAT]
+
+
+@declare
+class Timed:
+    """A batch size that was timed."""
+
+    device: str
+    dtype: Dtype
+    first_call_ms: float
+    warmup_calls: int
+    warmup_stable: bool
+    figures: Annotated[Figures, FLAT]
+    peak_memory_mb: Annotated[float | None, "MiB; null on the CPU"]
+    output_relative_l2: Annotated[float | None, "the timed outputs against those of the images alone"]
+    nonfinite: int
+    image: Annotated[str, "the first"]
+    image_sha256: str
+    fingerprint: list[float]
+
+
+@declare
+class Perf(Event, scripts=[PERF]):
+    """batch size"""
+
+    batch_size: int
+    status: Status
+    reason: Annotated[str | None, OPTIONAL, "of a failure"] = None
+    timed: Annotated[Timed | None, FLAT, "where it is ok"] = None
+
+
+@declare
+class Share:
+    """What one rank did of a batch size."""
+
+    node: int
+    device: str
+    status: Status
+    windows: Annotated[Windows, FLAT]
+    output_relative_l2: float | None
+    nonfinite: int
+
+
+@declare
+class Scaling:
+    """What several ranks reached together."""
+
+    throughput_ips: Annotated[list[float], "of each rank"]
+    total_throughput_ips: float
+    alone_throughput_ips: Annotated[float, "of the first rank while the others waited"]
+    scaling_efficiency: Annotated[float, "the total as a fraction of so many ranks alone"]
+    alone: Windows
+
+
+@declare
+class Ranks(Event, scripts=[PERF]):
+    """batch size, under torchrun"""
+
+    batch_size: int
+    status: Status
+    scaling: Annotated[Scaling | None, FLAT, "where it is ok"] = None
+    shares: list[Share]
+
+
+@declare
+class Speedup(Event, scripts=[PERF]):
+    """run with a CPU baseline"""
+
+    speedup: float
+    baseline_latency_ms: Annotated[float, "of the CPU in float32 at batch size 1"]
+    baseline_threads: int
+    baseline_samples_ms: list[float]
