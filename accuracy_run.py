@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from common.cli import launch, options
+from common.cli.options import ImageChoice, ModelChoice
 from common.device.ranks import Rank
 from common.errors import EXIT_OK, UserError
 
@@ -78,15 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             own_images = args.reference and not args.image  # a saved reference brings its images
             decoded = decoding.Decoded()
             if not own_images:
-                decoded = decoding.take(log, args.image, args.samples, args.seed, args.strict_images)
-            load = partial(loading.load_encoder, args.model, args.weights, args.hub, args.revision, args.seed)
-            encoder = load(hashed=True)
-            weights_sha256 = encoder.weights_sha256()  # waited for: beside the forwards it costs memory
+                decoded = decoding.take(log, ImageChoice.of(args), args.samples)
+            encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
+            _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
             if args.reference:
-                known = saved_reference.load(
-                    log, args.reference, encoder, weights_sha256, precisions, args.samples, decoded
-                )
+                known = saved_reference.load(log, args.reference, encoder, precisions, args.samples, decoded)
             else:
                 rounded = reference.EXPECTED_DTYPES if args.save_reference else {args.dtype} - {"float32"}
                 known = reference.compute(log, encoder, decoded, precisions, rounded)
@@ -94,16 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             devices.place(encoder.module, running.device, running.dtype)
             with running.numerics.watch():
                 outputs = list(devices.encode_singly(encoder.module, known.pixel_values, running.device, running.dtype))
-            running.record(encoder, outputs[0][0], weights_sha256, references=sorted(precisions))
+            running.record(encoder, outputs[0][0], references=precisions)
             if args.save_reference:
                 kept = known.with_float32(outputs) if "float32" not in precisions else known
-                saved_reference.save(log, args.save_reference, kept, encoder, weights_sha256)
+                saved_reference.save(log, args.save_reference, kept, encoder)
             classifier = encoder.label is not None
-            found = comparison.compare(running, known, outputs, precisions, args.threshold, classifier)
+            found = comparison.compare(running, known, outputs, args.threshold, classifier)
             if args.explain or not found.passed:
                 worst = found.worst_image
                 pixel_values = known.pixel_values[worst : worst + 1]
-                on_cpu, on_device = load().module, encoder.module
+                on_cpu, on_device = loading.load_encoder(ModelChoice.of(args)).module, encoder.module
                 explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], known.images[worst])
     return EXIT_OK
 

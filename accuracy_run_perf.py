@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from common.cli import launch, options
+from common.cli.options import ImageChoice, ModelChoice
 from common.device.ranks import Rank
 from common.errors import EXIT_OK
-from common.log import formulas
+from common.log.events import Plan
 
 SCRIPT = "accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     batch_sizes = sorted(set(args.batch_sizes))
     rank = Rank.of_this_process()
-    with launch.open_log(args, SCRIPT, "benchmark.log", rank.index, batch_sizes=batch_sizes, ranks=rank.count) as log:
+    plan = Plan(batch_sizes=batch_sizes, ranks=rank.count)
+    with launch.open_log(args, SCRIPT, "benchmark.log", rank.index, plan) as log:
         launch.set_environment(args.device, args.numerics)
         with launch.import_errors():
             import torch
@@ -83,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
             count = max(batch_sizes) + timing.ROTATION - 1
-            decoded = decoding.take(log, args.image, count, args.seed, args.strict_images)
+            decoded = decoding.take(log, ImageChoice.of(args), count)
             stopwatch = timing.Stopwatch()
             with stopwatch.measure("load_ms"):
-                encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed)
+                encoder = loading.load_encoder(ModelChoice.of(args))
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images])
             first = rank.index == 0
@@ -96,18 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 baseline_ms = sweep.time_alone(encoder.module, pixel_values[:1], budget)
 
             pixel_values, embedding = sweep.start_on_device(running, encoder, pixel_values, stopwatch)
-            printed.report_startup(log, stopwatch)
+            printed.report_startup(log, stopwatch.startup())
             shapes = len(batch_sizes) if args.compile else None
             subject = sweep.prepare(running, encoder, decoded.samples, pixel_values, shapes)
-            cost = work.fields() if work else {}
-            running.record(encoder, embedding, encoder.weights_sha256(), compiled=args.compile, **cost)
+            running.record(encoder, embedding, compiled=args.compile, cost=work.cost if work else None)
 
             limits = printed.measure_limit(running, "before", work, max(batch_sizes), budget)
             measurements = sweep.measure(subject, batch_sizes, budget, rank)
-            rows = [measurement.fields() for measurement in measurements]
-            reached_ips = max((formulas.fastest_ips(row) for row in rows if row["status"] == "ok"), default=0.0)
+            reached_ips = max(each.fastest_ips for each in measurements)
             limits += printed.measure_limit(running, "after", work, max(batch_sizes), budget, reached_ips)
-            printed.report_rows(log, measurements, rows, work, limits)
+            rows = printed.report_rows(log, measurements, work, limits)
             printed.report_ranks(log, rank, measurements)
             printed.report_speedup(log, rows, baseline_ms, str(running.device))
     return EXIT_OK

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import environment, launch, options
+from common.cli.options import ModelChoice
 from common.device.ranks import Rank
 from common.errors import EXIT_OK, UserError
 
@@ -84,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             samples = decoding.find_samples(args.image)
-            hashed = args.output is not None
-            encoder = loading.load_encoder(args.model, args.weights, args.hub, args.revision, args.seed, hashed)
+            encoder = loading.load_encoder(ModelChoice.of(args), hashed=args.output is not None)
             devices.place(encoder.module, running.device, running.dtype)
             batches = batching.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
             workers = batching.default_workers(rank.count) if args.workers is None else args.workers

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from common.device import devices, fallback
 from common.device.numerics import Numerics, in_force
 from common.encoder import weights
 from common.encoder.base import Encoder
-from common.log.runlog import NoLog, RunLog
+from common.log.events import AllowHf32, Cost, Env, Fallback, Model, NonfiniteWeights, Npu, names_a_simulation
+from common.log.writer import NoLog, RunLog
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,40 @@ class Session:
     numerics: Numerics
     log: RunLog
 
-    def record(self, encoder: Encoder, output: Tensor, weights_sha256: str | None, **more: Any) -> None:
-        """Write the `env` and `model` records, once the encoder has given an output; `more` is what this run adds."""
-        record_environment(self.log, encoder.module, output)
-        self.log.record("model", **encoder.fields(weights_sha256), **self.numerics.fields(), **more)
+    def record(
+        self,
+        encoder: Encoder,
+        output: Tensor,
+        *,
+        hashed: bool = True,
+        references: Iterable[str] | None = None,
+        compiled: bool | None = None,
+        cost: Cost | None = None,
+    ) -> None:
+        """Write the `env` and `model` events, once the encoder has given an output."""
+        self.log.record(describe_environment(encoder.module, output))
+        self.log.record(
+            Model(
+                model=encoder.model,
+                library=encoder.library,
+                architecture=encoder.architecture,
+                params=encoder.params,
+                classifier=encoder.label is not None,
+                weights_source=encoder.weights_source,
+                weights_sha256=encoder.weights_sha256 if hashed else None,
+                missing_keys=len(encoder.keys.missing),
+                unexpected_keys=len(encoder.keys.unexpected),
+                left_out_keys=len(encoder.keys.left_out),
+                dtype=devices.dtype_name(next(encoder.module.parameters()).dtype),
+                input_size=encoder.input_size,
+                preprocess=encoder.preprocessing,
+                numerics=self.numerics.mode,
+                operators=sorted(self.numerics.operators),
+                references=None if references is None else sorted(references),
+                compiled=compiled,
+                cost=cost,
+            )
+        )
         if not output.isfinite().all():
             self._blame_weights(encoder)
 
@@ -42,7 +72,7 @@ class Session:
         if names:
             shown = weights.some_of(names)
             self.log.line(f"warning: {len(names)} weights hold NaN or infinity: {shown}")
-            self.log.record("nonfinite_weights", tensors=names)
+            self.log.record(NonfiniteWeights(tensors=names))
 
 
 @contextmanager
@@ -61,28 +91,30 @@ def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Sessi
         yield Session(chosen, getattr(torch, dtype), found, log)
     if fallen_back:
         log.line(f"warning: these operators ran on the CPU, not on {chosen}: {', '.join(sorted(fallen_back))}")
-        log.record("fallback", operators=sorted(fallen_back))
+        log.record(Fallback(operators=sorted(fallen_back)))
 
 
-def record_environment(log: RunLog, module: nn.Module, output: Tensor) -> None:
-    """Write the `env` record. The device is read from a parameter and an output, not from the flag."""
+def describe_environment(module: nn.Module, output: Tensor) -> Env:
+    """The `env` event. The device is read from a parameter and an output, not from the flag."""
     device = output.device
-    name = devices.describe_device(device)
-    facts: dict[str, Any] = environment.host_facts()
-    facts |= {
-        "device": str(device),
-        "parameters_device": str(next(module.parameters()).device),
-        "device_name": name,
-        "simulated": device.type == "npu" and environment.names_a_simulation(name, facts["torch_npu"]),
-        "device_count": 0 if device.type == "cpu" else devices.device_module(device).device_count(),
-        "cpu_threads": torch.get_num_threads(),
-    }
+    name, host, npu = devices.describe_device(device), environment.describe_host(), None
     if device.type == "npu":
-        npu = devices.device_module(device)
-        facts["cann"] = _cann_version(npu) or facts["cann"]
-        facts["allow_hf32"] = {"conv": npu.conv.allow_hf32, "matmul": npu.matmul.allow_hf32}
-        facts["fallback_disabled"] = os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1"
-    log.record("env", **facts)
+        torch_npu = devices.device_module(device)
+        host = replace(host, cann=_cann_version(torch_npu) or host.cann)
+        npu = Npu(
+            allow_hf32=AllowHf32(conv=torch_npu.conv.allow_hf32, matmul=torch_npu.matmul.allow_hf32),
+            fallback_disabled=os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1",
+        )
+    return Env(
+        host=host,
+        device=str(device),
+        parameters_device=str(next(module.parameters()).device),
+        device_name=name,
+        simulated=device.type == "npu" and names_a_simulation(name, host.packages.torch_npu),
+        device_count=0 if device.type == "cpu" else devices.device_module(device).device_count(),
+        cpu_threads=torch.get_num_threads(),
+        npu=npu,
+    )
 
 
 def _cann_version(npu: ModuleType) -> str | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from torch import Tensor
 
 from common.accuracy import metrics
 from common.accuracy.reference import Reference
 from common.device import devices
 from common.device.devices import Outputs
 from common.log import formulas
+from common.log.events import OUTPUTS, Accuracy, NoiseFloor, Sample, WorstToken
 from common.log.figures import format_metric, percent
-from common.log.events import OUTPUTS
-from common.log.runlog import RunLog
+from common.log.writer import RunLog
 from common.session import Session
 
 
@@ -40,14 +41,9 @@ class Gate:
 
 
 def compare(
-    running: Session,
-    known: Reference,
-    outputs: Sequence[Outputs],
-    precisions: Sequence[str],
-    threshold: float,
-    classifier: bool,
+    running: Session, known: Reference, outputs: Sequence[Outputs], threshold: float, classifier: bool
 ) -> Comparison:
-    """Compare the device's outputs of every image with the reference in each precision, and report them.
+    """Compare the device's outputs of every image with the reference in each of its precisions, and report them.
 
     Of a `classifier` the embedding is logits: it has to keep its first class.
     """
@@ -55,65 +51,69 @@ def compare(
     expected = known.expected_relative_l2.get(dtype, {})
     floors = report_noise_floor(log, known.outputs)
     passed = True
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for precision in precisions:
-        samples[precision] = record_samples(log, known, precision, outputs)
+    samples: list[Sample] = []
+    for precision in known.outputs:
+        samples += record_samples(log, known, precision, outputs)
         for output in OUTPUTS:
-            of_output = [sample for sample in samples[precision] if sample["output"] == output]
+            of_output = [each for each in samples if (each.output, each.reference) == (output, precision)]
             gate = Gate(dtype, threshold, expected.get(output), classifier and output == "embedding")
-            passed &= report_output(log, output, of_output, gate, precision)
+            passed &= report_output(log, of_output, gate)
             if (dtype, running.numerics.mode) == ("float32", "strict"):
                 warn_of_noise(log, of_output, floors.get(output))
-    errors = [sample["relative_l2"] for sample in samples[precisions[0]]]
-    return Comparison(passed, find_worst(errors) // len(OUTPUTS))
+    of_first = samples[: len(OUTPUTS) * len(outputs)]
+    return Comparison(passed, find_worst([sample.metrics.relative_l2 for sample in of_first]) // len(OUTPUTS))
 
 
-def record_samples(log: RunLog, known: Reference, precision: str, outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
-    """The `sample` records of both outputs of every image, one image after another, against one precision."""
-    records = []
-    for at, output in enumerate(outputs):
-        about = {"image": known.images[at], "image_sha256": known.image_sha256[at], "reference": precision}
-        embedding, hidden_state = known.outputs[precision]
-        records += compare_sample(about, (embedding[at : at + 1], hidden_state[at : at + 1]), output)
-    for record in records:
-        log.record("sample", **record)
-    return records
+def record_samples(log: RunLog, known: Reference, precision: str, outputs: Sequence[Outputs]) -> list[Sample]:
+    """The samples of both outputs of every image, one image after another, against one precision."""
+    samples = [
+        compare_sample(known, at, precision, name, reference[at : at + 1], device)
+        for at, of_image in enumerate(outputs)
+        for name, reference, device in zip(OUTPUTS, known.outputs[precision], of_image, strict=True)
+    ]
+    for sample in samples:
+        log.record(sample)
+    return samples
 
 
-def compare_sample(about: Mapping[str, str], reference: Outputs, device: Outputs) -> list[dict[str, Any]]:
-    """The metrics of both outputs of one image, [1, D] and [1, T, C] each; `about` says of which image."""
-    records = []
-    for output, r, y in zip(OUTPUTS, reference, device, strict=True):
-        on_host = y.cpu()
-        record: dict[str, Any] = {
-            **about,
-            "output": output,
-            "device": str(y.device),
-            "dtype": devices.dtype_name(y.dtype),
-            "shape": list(y.shape),
-            **metrics.compare(r, on_host),
-        }
-        if output == "embedding":
-            record["fingerprint"] = metrics.fingerprint(on_host[0])
-        else:
-            record["worst_token"], record["worst_token_relative_l2"] = metrics.worst_token(r[0], on_host[0])
-        records.append(record)
-    return records
+def compare_sample(known: Reference, at: int, precision: str, output: str, r: Tensor, y: Tensor) -> Sample:
+    """One output of the image at this place: y on the device against r, [1, D] or [1, T, C] each."""
+    on_host = y.cpu()
+    fingerprint = worst = None
+    if output == "embedding":
+        fingerprint = metrics.fingerprint(on_host[0])
+    else:
+        token, error = metrics.worst_token(r[0], on_host[0])
+        worst = WorstToken(worst_token=token, worst_token_relative_l2=error)
+    return Sample(
+        image=known.images[at],
+        image_sha256=known.image_sha256[at],
+        reference=precision,
+        output=output,
+        device=str(y.device),
+        dtype=devices.dtype_name(y.dtype),
+        shape=list(y.shape),
+        metrics=metrics.compare(r, on_host),
+        nonfinite=metrics.count_nonfinite(r, on_host),
+        fingerprint=fingerprint,
+        worst=worst,
+    )
 
 
-def report_output(log: RunLog, output: str, samples: Sequence[dict[str, Any]], gate: Gate, reference: str) -> bool:
-    """Print and record the worst of all samples of one output; True where it passes the gate."""
-    worst = formulas.worst_metrics(samples)
-    nonfinite = sum(sample["nonfinite"] for sample in samples)
+def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:
+    """Print and record the worst of all samples of one output against one reference; True where it passes the gate."""
+    output, reference = samples[0].output, samples[0].reference
+    worst = formulas.worst_metrics([sample.metrics for sample in samples])
+    nonfinite = sum(sample.nonfinite for sample in samples)
     passed = formulas.is_within(worst, nonfinite, gate.allowed, gate.classifier)
     log.line()
     log.line(f"{output} against {reference}, the worst of {len(samples)} samples")
-    for metric in formulas.METRICS:
-        log.line(f"{metric}: {format_metric(metric, worst[metric])}")
+    for metric, value in formulas.values_of(worst).items():
+        log.line(f"{metric}: {format_metric(metric, value)}")
     if output == "hidden_state":
-        errors = [sample["worst_token_relative_l2"] for sample in samples]
-        at = find_worst(errors)
-        log.line(f"worst token: {samples[at]['worst_token']} of {samples[at]['image']} ({percent(errors[at])})")
+        tokens = [(sample.image, sample.worst) for sample in samples if sample.worst]
+        image, token = tokens[find_worst([token.worst_token_relative_l2 for _, token in tokens])]
+        log.line(f"worst token: {token.worst_token} of {image} ({percent(token.worst_token_relative_l2)})")
     if nonfinite:
         log.line(f"nonfinite: {nonfinite}")
     if gate.expected_relative_l2 is not None:
@@ -122,15 +122,16 @@ def report_output(log: RunLog, output: str, samples: Sequence[dict[str, Any]], g
     result = "PASS" if passed else "FAIL"
     log.line(f"result: {result}")
     log.record(
-        "accuracy",
-        output=output,
-        reference=reference,
-        samples=len(samples),
-        **worst,
-        nonfinite=nonfinite,
-        expected_relative_l2=gate.expected_relative_l2,
-        threshold=gate.allowed,
-        result=result,
+        Accuracy(
+            output=output,
+            reference=reference,
+            samples=len(samples),
+            worst=worst,
+            nonfinite=nonfinite,
+            expected_relative_l2=gate.expected_relative_l2,
+            threshold=gate.allowed,
+            result=result,
+        )
     )
     return passed
 
@@ -150,12 +151,12 @@ def report_noise_floor(log: RunLog, outputs: Mapping[str, Outputs]) -> dict[str,
     for output, golden, float32 in zip(OUTPUTS, outputs["float64"], outputs["float32"], strict=True):
         floors[output] = metrics.worst_relative_l2(golden, float32)
         log.line(f"noise floor of {output}: {percent(floors[output])} (the CPU's float32 against float64, relative_l2)")
-        log.record("noise_floor", output=output, relative_l2=floors[output])
+        log.record(NoiseFloor(output=output, relative_l2=floors[output]))
     return floors
 
 
-def warn_of_noise(log: RunLog, samples: Sequence[dict[str, Any]], floor: float | None) -> None:
+def warn_of_noise(log: RunLog, samples: Sequence[Sample], floor: float | None) -> None:
     """Say so where strict float32 errs by more than rounding can."""
-    error = formulas.worst_metrics(samples)["relative_l2"]
+    error = formulas.worst_metrics([sample.metrics for sample in samples]).relative_l2
     if formulas.is_far_above_noise(error, floor):
         log.line(f"warning: {percent(error)} is far above the noise of float32; --explain looks for the cause")

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from common.log.events import Metrics
+
 FINGERPRINT_SIZE = 64
 
 
-def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
+def compare(reference: Tensor, candidate: Tensor) -> Metrics:
     """The metrics of one sample's output, both of the same shape, computed in float64.
 
     With reference r, candidate y and d = y - r: `max_abs_error` = max|d|, `mean_abs_error` = mean|d|,
@@ -21,7 +23,6 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
     `top5_match` is the share of the reference's five largest elements that are among the candidate's five largest.
     `top1_gap` is how far the reference's value at the candidate's largest element lies below the reference's largest,
     as a share of the reference's range: 0 where both have the same largest element, tiny where two are all but tied.
-    `nonfinite` counts the NaN and infinite elements of both.
 
     A NaN or infinity never equals anything, itself included: the metrics that it reaches are None.
     Raises ValueError for different shapes.
@@ -33,7 +34,8 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
     relative_l2 = float(d.norm() / r.norm())
     nmse = relative_l2 * relative_l2  # unlike **, this overflows to infinity
     one_minus_cosine = float((y / y.norm() - r / r.norm()).square().sum() / 2)
-    metrics: dict[str, float | None] = {
+    finite = count_nonfinite(r, y) == 0
+    values = {
         "max_abs_error": float(d.abs().max()),
         "mean_abs_error": float(d.abs().mean()),
         "relative_error": float(d.abs().mean() / r.abs().mean()),
@@ -42,19 +44,16 @@ def compare(reference: Tensor, candidate: Tensor) -> dict[str, float | None]:
         "sqnr_db": sqnr_db(nmse),
         "cosine_similarity": max(1 - one_minus_cosine, -1.0),  # max keeps a NaN only as its first argument
         "one_minus_cosine": one_minus_cosine,
-        "top5_match": top5_match(r, y),
-        "top1_gap": top1_gap(r, y),
+        "top5_match": top5_match(r, y) if finite else None,
+        "top1_gap": top1_gap(r, y) if finite else None,
     }
-    nonfinite = count_nonfinite(r) + count_nonfinite(y)
-    if nonfinite:
-        metrics["top5_match"] = metrics["top1_gap"] = None
-    finite = {name: value if value is not None and math.isfinite(value) else None for name, value in metrics.items()}
-    return {**finite, "nonfinite": nonfinite}
+    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    return Metrics(**{name: known.get(name) for name in values})
 
 
 def worst_relative_l2(references: Iterable[Tensor], candidates: Iterable[Tensor]) -> float | None:
     """The largest relative_l2 of the pairs; None where one is not finite."""
-    errors = [compare(r, y)["relative_l2"] for r, y in zip(references, candidates, strict=True)]
+    errors = [compare(r, y).relative_l2 for r, y in zip(references, candidates, strict=True)]
     return None if None in errors else max(error for error in errors if error is not None)
 
 
@@ -96,5 +95,5 @@ def fingerprint(embedding: Tensor) -> list[float]:
     return (signs @ values / math.sqrt(FINGERPRINT_SIZE)).tolist()
 
 
-def count_nonfinite(output: Tensor) -> int:
-    return int((~torch.isfinite(output)).sum())
+def count_nonfinite(*outputs: Tensor) -> int:
+    return sum(int((~torch.isfinite(output)).sum()) for output in outputs)

@@ -24,10 +24,10 @@ from common.device.devices import dtype_name
 from common.encoder.base import Encoder
 from common.errors import UserError, first_line
 from common.images.decoding import Decoded, Sample
-from common.log import runlog
-from common.log.events import OUTPUTS
-from common.log.runlog import RunLog
+from common.log import schema
+from common.log.events import OUTPUTS, PACKAGES, ReferenceSource
 from common.log.whole_files import aside
+from common.log.writer import RunLog, code_sha256, git_commit
 
 KIND = "accuracy_run.py reference"
 FORMAT = 1
@@ -43,12 +43,12 @@ class Saved:
     file_sha256: str
     about: dict[str, Any]
 
-    def require_encoder(self, encoder: Encoder, weights_sha256: str) -> None:
+    def require_encoder(self, encoder: Encoder) -> None:
         """Raise UserError unless the reference is of these weights and of images that this encoder takes."""
-        if self.about["weights_sha256"] != weights_sha256:
+        if self.about["weights_sha256"] != encoder.weights_sha256:
             raise UserError(
                 f"{self.path} is a reference of other weights: of {self.about['model']}, weights_sha256 "
-                f"{str(self.about['weights_sha256'])[:12]}..., not {weights_sha256[:12]}..."
+                f"{str(self.about['weights_sha256'])[:12]}..., not {encoder.weights_sha256[:12]}..."
             )
         found, wanted = list(self.reference.pixel_values.shape[1:]), encoder.input_size
         if found != wanted:
@@ -59,30 +59,27 @@ class Saved:
         versions = self.about["versions"]
         made_by = f"torch {versions.get('torch')}, {versions.get('platform')}"
         log.line(f"Reference: {', '.join(self.reference.outputs)}, saved in {self.path.name} by {made_by}")
-        log.record(
-            "reference_source",
-            file=self.path.name,
-            file_sha256=self.file_sha256,
-            **{key: self.about[key] for key in ABOUT},
-        )
+        about = {key: self.about[key] for key in ABOUT}
+        log.record(ReferenceSource(file=self.path.name, file_sha256=self.file_sha256, **about))
 
 
-def save(log: RunLog, path: Path, reference: Reference, encoder: Encoder, weights_sha256: str) -> None:
+def save(log: RunLog, path: Path, reference: Reference, encoder: Encoder) -> None:
     """Write a reference, under a temporary name first: a cut run leaves no half file."""
     tensors = {"pixel_values": reference.pixel_values}
     for precision, outputs in reference.outputs.items():
         tensors |= {f"{name}.{precision}": output for name, output in zip(OUTPUTS, outputs, strict=True)}
+    host = schema.encode(environment.describe_host())
     about = {
         "precisions": list(reference.outputs),
         "model": encoder.model,
-        "weights_sha256": weights_sha256,
+        "weights_sha256": encoder.weights_sha256,
         "preprocess": encoder.preprocessing,
         "images": reference.images,
         "image_sha256": reference.image_sha256,
         "expected_relative_l2": reference.expected_relative_l2,
-        "versions": _versions(),
-        "code_sha256": runlog.code_sha256(),
-        "git": runlog.git_commit(),
+        "versions": {key: host[key] for key in ("python", "platform", *PACKAGES)},
+        "code_sha256": code_sha256(),
+        "git": git_commit(),
     }
     metadata = {"kind": KIND, "format": str(FORMAT), "about": json.dumps(about)}
     with aside(path, SafetensorError) as new:
@@ -91,16 +88,10 @@ def save(log: RunLog, path: Path, reference: Reference, encoder: Encoder, weight
     log.line(f"Saved reference: {path.name} ({', '.join(reference.outputs)})")
 
 
-def _versions() -> dict[str, Any]:
-    facts = environment.host_facts()
-    return {key: facts[key] for key in ("python", "platform", *environment.PACKAGES)}
-
-
 def load(
     log: RunLog,
     path: Path,
     encoder: Encoder,
-    weights_sha256: str,
     precisions: Sequence[str],
     count: int,
     decoded: Decoded,
@@ -111,7 +102,7 @@ def load(
     is no whole reference, is of other weights, lacks a precision, or holds fewer samples or others than those named.
     """
     saved = read(path, precisions, count, decoded.samples)
-    saved.require_encoder(encoder, weights_sha256)
+    saved.require_encoder(encoder)
     saved.report(log)
     return saved.reference
 

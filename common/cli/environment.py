@@ -16,27 +16,26 @@ from pathlib import Path
 
 from common.cli.options import DEVICE_KINDS
 from common.errors import UserError
+from common.log import schema
+from common.log.events import PACKAGES, Host, Packages
 
-PACKAGES = ("torch", "torch_npu", "torchvision", "timm", "transformers", "modelscope", "safetensors", "numpy", "pillow")
 ASCEND_HOME = Path("/usr/local/Ascend")
 
-Facts = dict[str, str | int | float | None]
 
-
-def host_facts() -> Facts:
-    """The versions and the host side of an `env` record; None for what is not there."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{package: package_version(package) for package in PACKAGES},
-        "cann": cann_version(),
-        "npu_driver": npu_driver_version(),
-        "cpu_model": cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "cpu_quota": cpu_quota(),
-        "task_queue_enable": os.environ.get("TASK_QUEUE_ENABLE"),
-        "visible_devices": visible_devices(),
-    }
+def describe_host() -> Host:
+    """The versions and the host side of an `env` event."""
+    return Host(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=Packages(**{package: package_version(package) for package in PACKAGES}),
+        cann=cann_version(),
+        npu_driver=npu_driver_version(),
+        cpu_model=cpu_model(),
+        cpu_count=os.cpu_count(),
+        cpu_quota=cpu_quota(),
+        task_queue_enable=os.environ.get("TASK_QUEUE_ENABLE"),
+        visible_devices=visible_devices(),
+    )
 
 
 def visible_devices() -> str | None:
@@ -45,15 +44,10 @@ def visible_devices() -> str | None:
     return next((f"{name}={os.environ[name]}" for name in names if name and name in os.environ), None)
 
 
-def names_a_simulation(*names: object) -> bool:
-    """Whether a device's name or torch_npu's version says that the device is a stand-in for tests."""
-    text = " ".join(map(str, names))
-    return "SIM" in text or "simulated" in text
-
-
 def write_check(log_dir: Path, **device: str) -> None:
     """Write env_check.log, the environment table that comes first of all; `device` adds what torch said of it."""
-    facts = {"checked": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **host_facts(), **device}
+    checked = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"checked": checked, **schema.encode(describe_host()), **device}
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {'not found' if value is None else value}" for name, value in facts.items()]
     path = log_dir / "env_check.log"

@@ -13,10 +13,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from common.errors import EXIT_ERROR, EXIT_INTERRUPTED, UserError
-from common.log import runlog
+from common.log.events import Plan
+from common.log.framing import printable
+from common.log.writer import NoLog, RunLog
 
 # What a disk or a folder refuses with: the user's to mend.
 STORAGE = (
@@ -25,16 +27,13 @@ STORAGE = (
 )
 
 
-def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0, **start: Any) -> runlog.RunLog:
-    """Set the earlier log aside and open this run's; `start` adds fields to its `run_start` record.
-
-    Only the first of several ranks has a log.
-    """
+def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0, plan: Plan | None = None) -> RunLog:
+    """Set the earlier log aside and open this run's. Only the first of several ranks has a log."""
     if rank > 0:
-        return runlog.NoLog()
+        return NoLog()
     path = args.log_dir / log_name
     try:
-        return runlog.RunLog(path, script, args.argv, **start)
+        return RunLog(path, script, args.argv, plan)
     except OSError as error:
         raise UserError(f"the log {path} can't be written: {error.strerror}; --log-dir names another folder") from error
 
@@ -103,7 +102,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             raise
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
-        print(f"error: {runlog.printable(_described(error))}", file=sys.stderr)
+        print(f"error: {printable(_described(error))}", file=sys.stderr)
         code = EXIT_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

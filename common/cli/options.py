@@ -9,11 +9,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from common.errors import EXIT_ERROR
-from common.log import runlog
+from common.log import writer
+from common.log.framing import printable
 
 
 class DeviceKind(NamedTuple):
@@ -46,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print(f"error: {runlog.printable(message)}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
 
 
@@ -68,7 +70,7 @@ class RunParser(Parser):
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         finder.add_argument("--log-dir", type=Path, default=self.get_default("log_dir"))
         with suppress(argparse.ArgumentError, OSError):  # no usable folder, so no earlier log in it either
-            runlog.set_aside(finder.parse_known_args(self.argv)[0].log_dir / self.log_name)
+            writer.set_aside(finder.parse_known_args(self.argv)[0].log_dir / self.log_name)
         super().error(message)
 
 
@@ -134,6 +136,34 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--log-dir", type=Path, default=Path("logs"), metavar="DIR", help="where the logs go (default: %(default)s)"
     )
     run.add_argument("--debug", action="store_true", help="show the traceback of a reported error")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which encoder is wanted, and from where: --model, --weights, --hub, --revision and, of random weights, --seed."""
+
+    model: str
+    weights: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> ModelChoice:
+        return cls(args.model, args.weights, args.hub, args.revision, args.seed)
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """Which images are wanted: --image, of crops --seed, and --strict-images."""
+
+    paths: Sequence[Path] | None = None
+    seed: int = 0
+    strict: bool = False
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> ImageChoice:
+        return cls(args.image, args.seed, args.strict_images)
 
 
 def parse_device(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Golden: an encoder computed in float64 on the CPU, from its float32 weights as they are.
+"""Float64: a module computed in it on the CPU, from its float32 weights as they are.
 
 `module.double()` would need the weights once more at twice their size. Here each operator gets its arguments in
 float64 when it is called: a weight is widened for that one call and freed, and what an operator gives stays float64.
@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from tqdm import tqdm
 
-from common.device.devices import Outputs, dtype_name
+from common.device.devices import dtype_name
 from common.errors import UserError
 
 WIDE = {
@@ -29,22 +28,6 @@ WIDE = {
 # They read or set what a tensor is, not its values: `weight.dtype`, `weight.shape`.
 ATTRIBUTES = {"__get__", "__set__", "__delete__", "__len__", "size", "stride", "dim", "numel"}
 CASTS = {"float", "half", "bfloat16"}
-
-
-def forward_in_float64(module: nn.Module, pixel_values: Tensor) -> Outputs:
-    """The embedding [N, D] and hidden_state [N, T, C], in float64, of pixel_values [N, 3, H, W] on the CPU.
-
-    One image at a time: together they would share the widening of the weights, a sixth of the time, but each takes
-    memory for its activations (of the ViT-giant 100 MB). The module is left as it was, in float32. Raises UserError for
-    a model that leaves float64.
-    """
-    own = sharing_weights(module)
-    outputs: list[Outputs] = []
-    for pixels in tqdm(pixel_values[:, None], desc="cpu float64", unit="image", disable=None):
-        with in_float64():
-            outputs.append(own(pixels.double()))
-    embeddings, hidden_states = zip(*outputs, strict=True)
-    return torch.cat(embeddings), torch.cat(hidden_states)
 
 
 def sharing_weights(module: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from torch.overrides import TorchFunctionMode
 
 from common.device.devices import device_module, dtype_name
 from common.errors import UserError
+from common.log import events
+from common.log.events import Probe
 from common.log.formulas import MANTISSA_BITS, probe_contradictions
-from common.log.runlog import RunLog
+from common.log.writer import RunLog
 
 PROBED_BITS = MANTISSA_BITS["float32"]
 CUBE = 64  # the probed matrices' size: enough for the matrix units, where a vector unit might be exact
@@ -39,25 +41,14 @@ KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 
 
 # ------------------------------------------------------------------------------------------------------ the probe
-@dataclass(frozen=True)
-class Probe:
-    """What a device computes. Mantissa bits: 23 float32, 11 HF32, 10 TF32 and float16, 7 bfloat16."""
-
-    conv_mantissa_bits: int
-    matmul_mantissa_bits: int
-    attention_mantissa_bits: int
-    gelu: str  # what GELU computes with approximate="none": erf, tanh or other
-    gelu_tanh: str  # the same with approximate="tanh"
-
-
 def probe(device: torch.device, dtype: torch.dtype) -> Probe:
     """Measure what the device computes: 1 + 2^-k through conv, matmul and attention, and GELU on [-4, 4]."""
     return Probe(
-        _mantissa_bits(_through_conv, device, dtype),
-        _mantissa_bits(_through_matmul, device, dtype),
-        _mantissa_bits(_through_attention, device, dtype),
-        _gelu_kind("none", device, dtype),
-        _gelu_kind("tanh", device, dtype),
+        conv_mantissa_bits=_mantissa_bits(_through_conv, device, dtype),
+        matmul_mantissa_bits=_mantissa_bits(_through_matmul, device, dtype),
+        attention_mantissa_bits=_mantissa_bits(_through_attention, device, dtype),
+        gelu=_gelu_kind("none", device, dtype),
+        gelu_tanh=_gelu_kind("tanh", device, dtype),
     )
 
 
@@ -183,8 +174,7 @@ class Numerics:
             f"Numerics: {self.mode} (mantissa bits: conv {found.conv_mantissa_bits}, matmul "
             f"{found.matmul_mantissa_bits}, attention {found.attention_mantissa_bits}; GELU: {found.gelu}{replaced})"
         )
-        reference = asdict(self.reference_probe)
-        log.record("numerics", **asdict(found), gelu_replaced=self.gelu_replaced, reference=reference)
+        log.record(events.Numerics(probe=found, gelu_replaced=self.gelu_replaced, reference=self.reference_probe))
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -195,18 +185,14 @@ class Numerics:
         with OperatorTrace() as trace:
             yield
         self.operators |= trace.operators
-        faults = probe_contradictions(asdict(self.probe), sorted(self.operators), dtype_name(self.dtype))
+        faults = probe_contradictions(self.probe, sorted(self.operators), dtype_name(self.dtype))
         if self.mode == "strict" and faults:
             raise UserError(
                 f"--numerics strict, but on {self.device} {'; '.join(faults)}; --numerics fast takes it as it is"
             )
-        faults = probe_contradictions(asdict(self.reference_probe), sorted(self.operators), "float32")
+        faults = probe_contradictions(self.reference_probe, sorted(self.operators), "float32")
         if faults:
             raise UserError(f"the CPU is no float32 reference: {'; '.join(faults)} (see ONEDNN_DEFAULT_FPMATH_MODE)")
-
-    def fields(self) -> dict[str, Any]:
-        """What the `model` record says of the numerics."""
-        return {"numerics": self.mode, "operators": sorted(self.operators)}
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from common.device.devices import dtype_name
 from common.encoder import weights
 
 
@@ -29,7 +28,7 @@ class Encoder:
     preprocess: Callable[[Image.Image], Tensor]
     preprocessing: dict[str, Any]
     weights_source: str
-    weights_sha256: Callable[[], str]  # costs seconds for gigabytes: called where it is needed
+    hash_weights: Callable[[], str]  # costs seconds for gigabytes
     keys: weights.KeyReport
     label: Callable[[int], str] | None = None
 
@@ -42,23 +41,9 @@ class Encoder:
         """What `preprocess` gives of any image: [3, H, W]."""
         return list(self.preprocess(Image.new("RGB", (64, 64))).shape)
 
-    def fields(self, weights_sha256: str | None) -> dict[str, Any]:
-        """The fields of the `model` record."""
-        return {
-            "model": self.model,
-            "library": self.library,
-            "architecture": self.architecture,
-            "params": self.params,
-            "classifier": self.label is not None,
-            "weights_source": self.weights_source,
-            "weights_sha256": weights_sha256,
-            "missing_keys": len(self.keys.missing),
-            "unexpected_keys": len(self.keys.unexpected),
-            "left_out_keys": len(self.keys.left_out),
-            "dtype": dtype_name(next(self.module.parameters()).dtype),
-            "input_size": self.input_size,
-            "preprocess": self.preprocessing,
-        }
+    @cached_property
+    def weights_sha256(self) -> str:
+        return self.hash_weights()
 
 
 def as_tokens(features: Tensor, channels_last: bool) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.cli.options import ModelChoice
 from common.encoder import hubs
 from common.errors import UserError
 
@@ -58,14 +59,13 @@ def find_library(model: str) -> str:
     raise UserError(f"no model {model}: it is neither a folder, timm/<name>, <org>/<name> nor demo")
 
 
-def find_checkpoint(
-    model: str, library: str, weights_path: str | None, hub: str | None, revision: str | None
-) -> Checkpoint:
+def find_checkpoint(wanted: ModelChoice, library: str) -> Checkpoint:
     """The parts of a model, fetched where they are on a hub. Raises UserError for what is not there."""
+    model, weights_path = wanted.model, wanted.weights
     local = Path(model) if Path(model).is_dir() else None
     if weights_path == "random":
         known = local or library == "timm" or model in CARRIED_CONFIGS
-        folder = local if known else _fetch(model, library, hub, revision, with_weights=False)
+        folder = local if known else _fetch(wanted, library, with_weights=False)
         return Checkpoint(folder, [], "random")
     if weights_path is not None:
         path = Path(weights_path)
@@ -79,14 +79,14 @@ def find_checkpoint(
         return Checkpoint(local or beside, [path], path.name)
     if local:
         return Checkpoint(local, _weight_files(local), local.resolve().name)
-    folder = _fetch(model, library, hub, revision, with_weights=True)
+    folder = _fetch(wanted, library, with_weights=True)
     return Checkpoint(folder, _weight_files(folder), model)
 
 
-def _fetch(model: str, library: str, hub: str | None, revision: str | None, with_weights: bool) -> Path:
-    hub = hub or ("modelscope" if library == "timm" else "huggingface")
+def _fetch(wanted: ModelChoice, library: str, with_weights: bool) -> Path:
+    hub = wanted.hub or ("modelscope" if library == "timm" else "huggingface")
     try:
-        return hubs.fetch_snapshot(model, hub, revision, with_weights)
+        return hubs.fetch_snapshot(wanted.model, hub, wanted.revision, with_weights)
     except UserError as error:
         instead = WITHOUT_HUB if with_weights else "its config.json is needed: --model takes a folder that has it"
         raise UserError(f"{error}; {instead}") from error

@@ -121,7 +121,7 @@ def _timm_encoder(model: str, built: Any, source: str, sha256: Callable[[], str]
         preprocess=create_transform(**config, is_training=False),
         preprocessing={"source": "timm pretrained_cfg", **config},
         weights_source=source,
-        weights_sha256=sha256,
+        hash_weights=sha256,
         keys=report,
         label=ImageNetInfo(subset).index_to_description if subset else None,
     )

@@ -130,7 +130,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
         preprocess=lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
         preprocessing={"source": preprocessing, "backend": "torchvision", **settings},
         weights_source=source,
-        weights_sha256=sha256,
+        hash_weights=sha256,
         keys=report,
     )
     if not checkpoint.files:

@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.features.files import FeatureParts, Part
 from common.images import batching
 from common.images.batching import Batches
-from common.log.runlog import RunLog
+from common.log.writer import RunLog
 from common.session import Session
 
 
@@ -33,7 +33,7 @@ class Embedder:
     encoder: Encoder
     batches: Batches
     workers: int
-    weights_sha256: str | None = None
+    hashed: bool = False  # whether the weights' hash is recorded
     described: bool = False
 
     def embed(self, ranges: Sequence[range]) -> Iterator[Part]:
@@ -68,7 +68,7 @@ class Embedder:
         else:
             with self.running.numerics.watch():
                 embedding, hidden_state = devices.encode(self.encoder.module, on_device)
-            self.running.record(self.encoder, embedding, self.weights_sha256)
+            self.running.record(self.encoder, embedding, hashed=self.hashed)
             report_shapes(self.running.log, self.encoder, pixel_values, embedding, hidden_state)
             self.described = True
         return embedding.cpu().float().numpy()
@@ -88,11 +88,11 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
     joins them to the file when they have been looked at.
     """
     running, encoder, batches = embedder.running, embedder.encoder, embedder.batches
-    embedder.weights_sha256 = encoder.weights_sha256()
+    embedder.hashed = True
     about: dict[str, Any] = {
         "model": encoder.model,
         "weights_source": encoder.weights_source,
-        "weights_sha256": embedder.weights_sha256,
+        "weights_sha256": encoder.weights_sha256,
         "preprocess": encoder.preprocessing,
         "dtype": devices.dtype_name(running.dtype),
         "numerics": running.numerics.mode,

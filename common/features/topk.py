@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from common.encoder.base import Encoder
 from common.errors import UserError
 from common.features.files import Part
 from common.images import decoding
-from common.log.runlog import RunLog
+from common.log.events import Inference, TopEntry
+from common.log.writer import RunLog
 
 MOST_PRINTED = 10  # images; of the others there are records only
 
@@ -44,7 +44,7 @@ class Report:
         largest = vector.argsort(kind="stable")[::-1][: self.topk]
         label = self.encoder.label
         top = [
-            {"index": index, "value": float(vector[index]), "label": label(index) if label else None}
+            TopEntry(index=index, value=float(vector[index]), label=label(index) if label else None)
             for index in largest.tolist()
         ]
         nonfinite = int((~np.isfinite(vector)).sum())
@@ -52,18 +52,12 @@ class Report:
             self._print_image(name, top)
         if nonfinite:
             self.log.line(f"warning: {nonfinite} of {len(vector)} outputs of {name} are NaN or infinite")
-        self.log.record(
-            "inference",
-            image=name,
-            image_sha256=sha256,
-            output_shape=[1, len(vector)],
-            nonfinite=nonfinite,
-            topk=top,
-        )
+        shape = [1, len(vector)]
+        self.log.record(Inference(image=name, image_sha256=sha256, output_shape=shape, nonfinite=nonfinite, topk=top))
 
-    def _print_image(self, name: str, top: Sequence[dict[str, Any]]) -> None:
+    def _print_image(self, name: str, top: Sequence[TopEntry]) -> None:
         self.log.line()
         self.log.line(f"Top-{len(top)} outputs (index, value){f' of {name}' if self.expected > 1 else ''}:")
         for place, entry in enumerate(top, start=1):
-            label = f", label={entry['label']}" if entry["label"] else ""
-            self.log.line(f"  {place}. index={entry['index']}, value={entry['value']:.6f}{label}")
+            label = f", label={entry.label}" if entry.label else ""
+            self.log.line(f"  {place}. index={entry.index}, value={entry.value:.6f}{label}")

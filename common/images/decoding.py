@@ -13,8 +13,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from common.cli import environment
+from common.cli.options import ImageChoice
 from common.errors import UserError, first_line
-from common.log.runlog import RunLog
+from common.log.events import Animation, Skipped
+from common.log.writer import RunLog
 
 SMALLEST_CROP = 0.5  # of the image's width and height
 MAX_ASPECT_RATIO = 500  # the short side is resized to the model's size: a longer image would take gigabytes
@@ -147,9 +149,9 @@ class Decoded:
         report_frames(log, {sample.name: image.info[FRAMES] for sample, image in pairs if FRAMES in image.info})
 
 
-def take(log: RunLog, paths: Sequence[Path] | None, count: int, seed: int, strict: bool) -> Decoded:
-    """`count` decoded images of what --image names; what was left out, and which are animations, is reported."""
-    decoded = decode_exactly(find_samples(paths), count, seed, strict)
+def take(log: RunLog, wanted: ImageChoice, count: int) -> Decoded:
+    """`count` decoded images of those that are wanted; what was left out, and which are animations, is reported."""
+    decoded = decode_exactly(find_samples(wanted.paths), count, wanted.seed, wanted.strict)
     decoded.report(log)
     return decoded
 
@@ -182,14 +184,14 @@ def report_skipped(log: RunLog, skipped: Mapping[str, str]) -> None:
     """Print and record which images are left out, and why."""
     for name, reason in skipped.items():
         log.line(f"warning: {name} is left out: {reason}")
-        log.record("skipped", image=name, reason=reason)
+        log.record(Skipped(image=name, reason=reason))
 
 
 def report_frames(log: RunLog, frames: Mapping[str, int]) -> None:
     """Print and record of which animations the first frame was taken."""
     for name, count in frames.items():
         log.line(f"{name} has {count} frames: the first is taken")
-        log.record("animation", image=name, frames=count)
+        log.record(Animation(image=name, frames=count))
 
 
 def default_photo() -> Path:

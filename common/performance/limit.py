@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, conv_flop, mm_flop
 
 from common.device import devices
+from common.log.events import Cost, Product, Windows
 
 aten = torch.ops.aten
 # The operators of a forward pass that multiply and add, by the name of the record.
@@ -46,9 +47,9 @@ class Work:
     def gflop(self) -> float:
         return sum(self.gflop_by_operator.values())
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of the `model` record."""
-        return {"gflop_per_image": self.gflop, "gflop_by_operator": self.gflop_by_operator}
+    @property
+    def cost(self) -> Cost:
+        return Cost(gflop_per_image=self.gflop, gflop_by_operator=self.gflop_by_operator)
 
     def main_shapes(self) -> list[Shape]:
         """The shapes with the most operations, until they cover most of them all."""
@@ -106,38 +107,31 @@ def _convolution_shape(x: Tensor, weight: Tensor, *arguments: Any) -> Shape | No
     return out.numel() // out.shape[1], weight[0].numel(), out.shape[1]
 
 
-def measure(
-    work: Work, batch_size: int, device: torch.device, dtype: torch.dtype, max_seconds: float
-) -> list[dict[str, Any]]:
+def measure(work: Work, batch_size: int, device: torch.device, dtype: torch.dtype, max_seconds: float) -> list[Product]:
     """Time the encoder's main matrix products at a batch size, each alone in windows of calls queued back to back.
 
-    Each shape's record: `shape` (rows, inner, columns), `gflop` of an image that are of this shape, `calls` a window
-    and the windows' `samples_ms`. All shapes together keep to `max_seconds`, but each has five windows. Where memory
-    holds fewer rows only, there are fewer.
+    All shapes together keep to `max_seconds`, but each has five windows. Where memory holds fewer rows only, there are
+    fewer.
     """
     chosen = work.main_shapes()
-    return [
-        {
-            "gflop": work.shapes[shape] / 1e9,
-            **_time_product(shape, batch_size, device, dtype, max_seconds / len(chosen)),
-        }
-        for shape in chosen
-    ]
+    products = []
+    for shape in chosen:
+        rows, windows = _time_product(shape, batch_size, device, dtype, max_seconds / len(chosen))
+        products.append(Product(gflop=work.shapes[shape] / 1e9, shape=[rows, *shape[1:]], windows=windows))
+    return products
 
 
 def _time_product(
     shape: Shape, batch_size: int, device: torch.device, dtype: torch.dtype, max_seconds: float
-) -> dict[str, Any]:
+) -> tuple[int, Windows]:
+    """How many rows memory held, and the windows of their product."""
     rows, inner, columns = shape
     rows = min(rows * batch_size, MOST_ROWS)
     while True:
         try:
             left = torch.randn(rows, inner).to(device, dtype)
             right = torch.randn(columns, inner).to(device, dtype)
-            return {
-                "shape": [rows, inner, columns],
-                **_time_windows(partial(F.linear, left, right), device, max_seconds),
-            }
+            return rows, _time_windows(partial(F.linear, left, right), device, max_seconds)
         except RuntimeError as error:
             if rows == 1 or not devices.is_out_of_memory(error):
                 raise
@@ -145,15 +139,15 @@ def _time_product(
         devices.empty_cache(device)
 
 
-def _time_windows(multiply: Callable[[], Tensor], device: torch.device, max_seconds: float) -> dict[str, Any]:
-    """The times in ms of windows of as many calls."""
+def _time_windows(multiply: Callable[[], Tensor], device: torch.device, max_seconds: float) -> Windows:
+    """Windows of as many calls."""
     end = time.perf_counter() + max_seconds
     fastest_ms = min(_time_calls(multiply, device, 1) for _ in range(3))  # the first allocates and chooses a kernel
     calls = max(1, round(WINDOW_MS / fastest_ms))
     samples_ms: list[float] = []
     while len(samples_ms) < FEWEST_WINDOWS or (len(samples_ms) < WINDOWS and time.perf_counter() < end):
         samples_ms.append(_time_calls(multiply, device, calls))
-    return {"calls": calls, "samples_ms": samples_ms}
+    return Windows(calls=calls, samples_ms=samples_ms)
 
 
 def _time_calls(multiply: Callable[[], Tensor], device: torch.device, calls: int) -> float:

@@ -20,7 +20,9 @@ from common.encoder.base import Encoder
 from common.errors import first_line
 from common.images.decoding import Sample
 from common.log import formulas
+from common.log.events import Figures, Perf, Share, Timed
 from common.performance import timing
+from common.performance.limit import Work
 from common.performance.timing import Budget, Pass, Stopwatch, Warmup
 from common.session import Session
 
@@ -135,41 +137,48 @@ class Measurement:
         finite = [error for error in self.errors if error is not None]
         return max(finite) if finite and len(finite) == len(self.errors) else None
 
-    def share(self) -> dict[str, Any]:
-        """What the first rank wants to know of this one."""
+    def share(self, node: int) -> Share:
+        """What the first rank wants to know of this one, which is on a machine of this number."""
         _, throughput, _ = self.passes
-        return {
-            "device": str(throughput.device),
-            "status": self.status,
-            "calls": throughput.calls,
-            "samples_ms": throughput.samples_ms,
-            "output_relative_l2": self.output_relative_l2,
-            "nonfinite": self.nonfinite,
-        }
+        return Share(
+            node=node,
+            device=str(throughput.device),
+            status=self.status,
+            windows=throughput.windows,
+            output_relative_l2=self.output_relative_l2,
+            nonfinite=self.nonfinite,
+        )
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of the `perf` record, but for those of the limit."""
+    def figures(self, work: Work | None = None, limits_tflops: Sequence[float] = ()) -> Figures:
+        """What follows from the samples of the three passes, beside the limit where one was measured."""
+        latency, throughput, end_to_end = (timed.windows for timed in self.passes)
+        throughput_ips = formulas.throughput_of(throughput, self.batch_size)
+        limit = formulas.beside_the_limit(throughput_ips, work.gflop if work else 0.0, limits_tflops)
+        return formulas.summarize_passes(self.batch_size, latency, throughput, end_to_end, limit)
+
+    @property
+    def fastest_ips(self) -> float:
+        """Of the fastest of the three passes; 0 where they were not timed."""
+        return formulas.fastest_ips(self.batch_size, self.figures()) if self.status == "ok" else 0.0
+
+    def event(self, work: Work | None, limits_tflops: Sequence[float]) -> Perf:
         if self.status != "ok" or self.warmup is None or self.embedding is None:
-            return {"batch_size": self.batch_size, "status": self.status, "reason": self.reason}
-        latency, throughput, end_to_end = self.passes
-        return {
-            "batch_size": self.batch_size,
-            "status": self.status,
-            "device": str(self.embedding.device),
-            "dtype": devices.dtype_name(self.embedding.dtype),
-            "first_call_ms": self.warmup.first_call_ms,
-            "warmup_calls": self.warmup.calls,
-            "warmup_stable": self.warmup.stable,
-            **formulas.summarize_latency(latency.samples_ms),
-            "throughput_ips": formulas.images_per_second(throughput.samples_ms, self.batch_size * throughput.calls),
-            "end_to_end_ips": formulas.images_per_second(end_to_end.samples_ms, self.batch_size),
-            "peak_memory_mb": self.peak_memory_mb,
-            "output_relative_l2": self.output_relative_l2,
-            "nonfinite": self.nonfinite,
-            "image": self.subject.samples[0].name,
-            "image_sha256": self.subject.first_sha256,
-            "fingerprint": metrics.fingerprint(self.embedding[0]),
-        }
+            return Perf(batch_size=self.batch_size, status=self.status, reason=self.reason)
+        timed = Timed(
+            device=str(self.embedding.device),
+            dtype=devices.dtype_name(self.embedding.dtype),
+            first_call_ms=self.warmup.first_call_ms,
+            warmup_calls=self.warmup.calls,
+            warmup_stable=self.warmup.stable,
+            figures=self.figures(work, limits_tflops),
+            peak_memory_mb=self.peak_memory_mb,
+            output_relative_l2=self.output_relative_l2,
+            nonfinite=self.nonfinite,
+            image=self.subject.samples[0].name,
+            image_sha256=self.subject.first_sha256,
+            fingerprint=metrics.fingerprint(self.embedding[0].cpu()),
+        )
+        return Perf(batch_size=self.batch_size, status=self.status, timed=timed)
 
 
 def start_on_device(

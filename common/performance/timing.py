@@ -14,6 +14,7 @@ import torch
 
 from common.device import devices
 from common.device.devices import Outputs
+from common.log.events import Startup, Windows
 
 ROTATION = 4  # different inputs in turn, so that no cache answers for the device
 ROUNDS = 5  # of the sweep over the batch sizes
@@ -75,6 +76,10 @@ class Pass:
     turns: Iterator[int] = field(default_factory=lambda: cycle(range(ROTATION)))
 
     @property
+    def windows(self) -> Windows:
+        return Windows(calls=self.calls, samples_ms=self.samples_ms)
+
+    @property
     def seconds(self) -> float:
         return math.fsum(self.samples_ms) / 1000
 
@@ -114,6 +119,9 @@ class Stopwatch:
         start = time.perf_counter()
         yield
         self.times_ms[name] = (time.perf_counter() - start) * 1000
+
+    def startup(self) -> Startup:
+        return Startup(**self.times_ms)
 
 
 def finish(outputs: Outputs) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.verdict.evidence import Group, Judgement, UnjudgeableError, Verdict, is_simulated, one, text
 from common.errors import UserError, first_line
-from common.verdict.remarks import caveats_of
-from common.report.markdown import escape, table, wrap
-from common.report.sections import NONE, SECTIONS, Say, Topic, device_in_words, section_or_note
 from common.log.runlog import Run
 from common.log.whole_files import write_all
+from common.report.markdown import escape, table, wrap
+from common.report.sections import NONE, SECTIONS, Say, Topic, device_in_words, section_or_note
+from common.verdict.evidence import Group, Judgement, UnjudgeableError, Verdict, is_simulated, one, text
+from common.verdict.remarks import caveats_of
 
 PAGES = {"report.md": 0, "report.zh-CN.md": 1}  # the language's place in Words
 SHORT = 8  # digits of a hash that tell groups apart

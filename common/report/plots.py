@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from common.log import formulas
-from common.verdict.evidence import Group, UnjudgeableError, number, number_or_none, numbers, one, text
 from common.log.figures import percent
 from common.log.runlog import Record, Run, printable
+from common.verdict.evidence import Group, UnjudgeableError, number, number_or_none, numbers, one, text
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
 DPI = 200

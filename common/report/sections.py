@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.log import conclusions
-from common.log import formulas
 from common.cli.environment import PACKAGES
-from common.verdict.evidence import Group, UnjudgeableError, Words, is_simulated, number, number_or_none, numbers, one, text
+from common.log import conclusions, formulas
 from common.log.figures import format_metric, percent
-from common.report.markdown import command, escape, fenced, table
 from common.log.runlog import Record, Run
+from common.report.markdown import command, escape, fenced, table
+from common.verdict.evidence import (
+    Group,
+    UnjudgeableError,
+    Words,
+    is_simulated,
+    number,
+    number_or_none,
+    numbers,
+    one,
+    text,
+)
 
 NONE = "-"
 MOST_IMAGES = 10  # whose names are shown

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from common.log import formulas
-from common.log.figures import percent
 from common.log.events import OUTPUTS
+from common.log.figures import percent
 from common.log.runlog import Record, Run
 from common.verdict.evidence import (
     ABSOLUTE_TOLERANCE,

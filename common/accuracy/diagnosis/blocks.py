@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,24 +16,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from common.device import devices
+from common.log.events import Layer
 from common.log.formulas import STANDS_OUT, rounding_of, size_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments and keyword arguments of a block
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One block of the main chain, and its errors as relative L2 of the CPU's output; None where one is not finite.
-
-    `propagated` is the error of the device's own output, all that came before included. `isolated` is that of the
-    device's block alone, given the CPU's input of this block.
-    """
-
-    block: int
-    name: str
-    propagated: float | None
-    isolated: float | None
-    blamed: bool = False
 
 
 # -------------------------------------------------------------------------------------------------------- the chain
@@ -104,7 +90,8 @@ def profile(reference: nn.Module, device_module: nn.Module, pixel_values: Tensor
     def after(name: str, output: Any) -> None:
         expected = _host_copies(output)
         propagated = _relative_l2(expected, own.outputs[name])
-        layers.append(Layer(len(layers), name, propagated, _relative_l2(expected, isolated.pop(name))))
+        alone = _relative_l2(expected, isolated.pop(name))
+        layers.append(Layer(block=len(layers), name=name, propagated=propagated, isolated=alone))
 
     _run_with_hooks(reference, pixel_values.to("cpu", torch.float32, copy=True), before, after)
     return mark_blamed(layers, own.dtype)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from common.accuracy.diagnosis.emulation import DTYPES, HF32_BITS, Run, emulate
 from common.device.devices import Outputs
 from common.log.conclusions import UNEXPLAINED
+from common.log.events import Cause
 
 EXPLAINS = 0.9  # the share of the error that a cause has to explain
 NEAR = 3.0  # residuals within this factor of the smallest are as good as the smallest
@@ -40,34 +41,14 @@ def hypotheses(dtype: torch.dtype) -> tuple[str, ...]:
     return (*alone, *pairs, "conv_hf32+gelu_tanh+matmul_hf32")
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """How well a cause explains the device's error y - r, when its emulation gives y_k.
+def repeats(found: Cause) -> bool:
+    """Whether the cause explains the error as far as it explains its own, once rounded in another way.
 
-    `explained` = 1 - ||y - y_k||^2 / ||y - r||^2: 1 digit by digit, 0 nothing, negative for a cause that moves the
-    outputs elsewhere. `residual` = ||y - y_k||, relative: each output is divided by its reference's norm, and the norms
-    of the two are averaged (root mean square). `correlation` is that of the two errors, `size` = ||y - r|| /
-    ||y_k - r||. `repeatable` is the least that y_k explains of other emulations of the same cause, whose last bits were
-    disturbed; None where it was not needed. All are None where NaN or infinities leave no number.
+    What it leaves unexplained may be a fifth more than there, and the 0.1 that every cause may leave.
     """
-
-    cause: str
-    explained: float | None = None
-    residual: float | None = None
-    best: bool = False
-    correlation: float | None = None
-    size: float | None = None
-    repeatable: float | None = None
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the cause explains the error as far as it explains its own, once rounded in another way.
-
-        What it leaves unexplained may be a fifth more than there, and the 0.1 that every cause may leave.
-        """
-        if self.explained is None or self.repeatable is None:
-            return False
-        return 1 - self.explained <= (1 - EXPLAINS) + REPETITION_SLACK * (1 - self.repeatable)
+    if found.explained is None or found.repeatable is None:
+        return False
+    return 1 - found.explained <= (1 - EXPLAINS) + REPETITION_SLACK * (1 - found.repeatable)
 
 
 def explain(
@@ -76,7 +57,7 @@ def explain(
     device_output: Outputs,
     causes: Iterable[str],
     attention_bits: int = HF32_BITS,
-) -> list[Explanation]:
+) -> list[Cause]:
     """Which of `causes` explains the difference between two outputs (embedding, hidden_state) of one image.
 
     `run` computes the outputs with the float32 module on the CPU, as `partial(common.forward, module, pixel_values)`:
@@ -93,7 +74,7 @@ def explain(
     found = []
     for cause, y_k in _distinct(emulated, _joined(run(), reference), causes):
         if not finite:
-            found.append(Explanation(cause, best=not y_k.isfinite().all()))
+            found.append(Cause(cause=cause, best=not y_k.isfinite().all()))
         else:
             found.append(_with_repetitions(_compare(cause, r, y, y_k), emulated, r, y_k))
     return _with_one_best(found, None if not finite else float((y - r).norm()))
@@ -126,13 +107,13 @@ def _joined(outputs: Outputs, reference: Outputs) -> Tensor:
     return torch.cat(parts)
 
 
-def _compare(cause: str, r: Tensor, y: Tensor, y_k: Tensor) -> Explanation:
+def _compare(cause: str, r: Tensor, y: Tensor, y_k: Tensor) -> Cause:
     error, emulated = y - r, y_k - r
     residual = float((y - y_k).norm())
     if not math.isfinite(residual):
-        return Explanation(cause)
-    return Explanation(
-        cause,
+        return Cause(cause=cause)
+    return Cause(
+        cause=cause,
         explained=1 - (residual / float(error.norm())) ** 2,
         residual=residual,
         correlation=_correlation(error, emulated),
@@ -144,7 +125,7 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return float(a.dot(b) / (a.norm() * b.norm()))
 
 
-def _with_repetitions(found: Explanation, emulated: Emulated, r: Tensor, y_k: Tensor) -> Explanation:
+def _with_repetitions(found: Cause, emulated: Emulated, r: Tensor, y_k: Tensor) -> Cause:
     """With other emulations, where the error is of the cause's size and resembles it, but not digit by digit."""
     if found.explained is None or found.correlation is None or found.size is None or found.explained >= EXPLAINS:
         return found
@@ -155,7 +136,7 @@ def _with_repetitions(found: Explanation, emulated: Emulated, r: Tensor, y_k: Te
     return replace(found, repeatable=min((share for share in shares if share is not None), default=None))
 
 
-def _with_one_best(found: Sequence[Explanation], error: float | None) -> list[Explanation]:
+def _with_one_best(found: Sequence[Cause], error: float | None) -> list[Cause]:
     """Mark the best: of those that account for the error, the one with the fewest causes, then the nearest.
 
     `error` is ||y - r||, None where it is not finite. Accounting for it is to explain 0.9 with a residual within 3
@@ -166,25 +147,25 @@ def _with_one_best(found: Sequence[Explanation], error: float | None) -> list[Ex
         candidates = [each for each in found if each.best]  # marked already: it overflows on the CPU too
     else:
         near = NEAR * _smallest_residual(found)
-        near_repeating = SAME_SIZE * _smallest_residual([each for each in found if each.repeats])
+        near_repeating = SAME_SIZE * _smallest_residual([each for each in found if repeats(each)])
         candidates = [
             each
             for each in found
-            if _explains(each, near) or (each.repeats and (each.residual or 0.0) <= near_repeating)
+            if _explains(each, near) or (repeats(each) and (each.residual or 0.0) <= near_repeating)
         ]
     best = min(candidates, key=lambda each: (_count(each.cause), each.residual or 0.0), default=None)
     marked = [replace(each, best=each is best) for each in found]
     if best is None:
         share = None if error is None else 0.0
-        marked.append(Explanation(UNEXPLAINED, explained=share, residual=error, best=True))
+        marked.append(Cause(cause=UNEXPLAINED, explained=share, residual=error, best=True))
     return marked
 
 
-def _smallest_residual(found: Iterable[Explanation]) -> float:
+def _smallest_residual(found: Iterable[Cause]) -> float:
     return min((each.residual for each in found if each.residual is not None), default=0.0)
 
 
-def _explains(each: Explanation, near: float) -> bool:
+def _explains(each: Cause, near: float) -> bool:
     if each.explained is None or each.residual is None:
         return False
     return each.explained >= EXPLAINS and each.residual <= near

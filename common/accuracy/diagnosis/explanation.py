@@ -42,8 +42,8 @@ def _explain_by_cause(running: Session, module: nn.Module, pixel_values: Tensor,
     for each in found:
         explained = "-" if each.explained is None else f"{each.explained * 100:.1f}%"
         running.log.line(f"  {each.cause:<32} explained {explained:>10}{'  <- best' if each.best else ''}")
-        running.log.record("cause", **vars(each))
-    running.log.line(f"cause: {conclusions.conclude_causes([vars(each) for each in found]).en}")
+        running.log.record(each)
+    running.log.line(f"cause: {conclusions.conclude_causes(found).en}")
 
 
 def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor) -> None:
@@ -56,9 +56,9 @@ def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module,
     shown = {layer.block for layer in by_size[:SHOWN_BLOCKS]}
     running.log.line(f"  {'block':>5} {'propagated':>12} {'isolated':>12}  name")
     for layer in layers:
-        running.log.record("layer", **vars(layer))
+        running.log.record(layer)
         if layer.block in shown:
             errors = f"{percent(layer.propagated):>12} {percent(layer.isolated):>12}"
             running.log.line(f"  {layer.block:>5} {errors}  {layer.name}{'  <- blamed' if layer.blamed else ''}")
-    conclusion = conclusions.conclude_blocks([vars(layer) for layer in layers], devices.dtype_name(running.dtype))
+    conclusion = conclusions.conclude_blocks(layers, devices.dtype_name(running.dtype))
     running.log.line(f"blocks: {conclusion.en}")
