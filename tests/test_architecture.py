@@ -1,4 +1,4 @@
-"""The architecture: four scripts and one package of wings; imports between wings run one way, and light wings stay so."""
+"""The architecture: four scripts, one package of wings, imports that run one way between them, and light wings."""
 
 from __future__ import annotations
 

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from common import session
 from common.accuracy.diagnosis import blocks, explanation
-from common.accuracy.diagnosis.blocks import Layer, find_blocks, profile
+from common.accuracy.diagnosis.blocks import find_blocks, profile
 from common.device import devices
 from common.device.devices import Outputs
 from common.encoder import weights
 from common.log import conclusions
-from common.log.runlog import RunLog
+from common.log.events import Layer
+from common.log.writer import RunLog
 
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
 FAULTY = (0, 5, 11)
@@ -283,7 +284,9 @@ def test_a_block_that_makes_nan_is_blamed() -> None:
 
 def test_the_rule_of_the_blame() -> None:
     def choose(*isolated: float | None, dtype: torch.dtype = FLOAT32) -> list[int]:
-        layers = [Layer(k, f"blocks.{k}", error, error) for k, error in enumerate(isolated)]
+        layers = [
+            Layer(block=k, name=f"blocks.{k}", propagated=error, isolated=error) for k, error in enumerate(isolated)
+        ]
         return blamed(blocks.mark_blamed(layers, dtype))
 
     assert choose(1e-4, 9e-4, 1e-4) == []

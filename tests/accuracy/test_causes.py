@@ -22,28 +22,29 @@ from helpers.small_models import DEMO, VIT, Model, load
 from torch import Tensor, nn
 
 from common.accuracy.diagnosis import causes, emulation
-from common.accuracy.diagnosis.causes import Explanation, explain, hypotheses
+from common.accuracy.diagnosis.causes import explain, hypotheses
 from common.accuracy.diagnosis.emulation import Emulation, emulate
 from common.device import devices, numerics
 from common.device.devices import Outputs
 from common.log import conclusions
 from common.log.conclusions import UNEXPLAINED
+from common.log.events import Cause
 
 CPU = torch.device("cpu")
 FLOAT32, FLOAT16, BFLOAT16 = torch.float32, torch.float16, torch.bfloat16
 ALL = sorted({*hypotheses(FLOAT32), *hypotheses(FLOAT16)})
 
 
-def explained(model: Model, device_output: Outputs, dtype: torch.dtype = FLOAT32) -> list[Explanation]:
+def explained(model: Model, device_output: Outputs, dtype: torch.dtype = FLOAT32) -> list[Cause]:
     """For a device whose attention keeps float32, as that of these tests and of the simulated NPU does."""
     return explain(model.run, model.reference, device_output, hypotheses(dtype), attention_bits=23)
 
 
-def conclude(explanations: list[Explanation]) -> str:
+def conclude(explanations: list[Cause]) -> str:
     return conclusions.conclude_causes(list(map(asdict, explanations))).en
 
 
-def best(explanations: list[Explanation]) -> str:
+def best(explanations: list[Cause]) -> str:
     (found,) = [each.cause for each in explanations if each.best]
     return found
 
@@ -390,7 +391,7 @@ def test_a_cause_repeats_if_it_leaves_little_more_than_its_own_repetition() -> N
     """Of the error 0.1 that any cause may leave, and 1.2 times what a repetition leaves."""
 
     def repeats(explained: float, repeatable: float | None) -> bool:
-        return Explanation("float16", explained, 0.1, repeatable=repeatable).repeats
+        return causes.repeats(Cause(cause="float16", explained=explained, residual=0.1, repeatable=repeatable))
 
     assert (repeats(0.31, 0.5), repeats(0.29, 0.5)) == (True, False)
     assert (repeats(0.901, 1.0), repeats(0.899, 1.0)) == (True, False)
@@ -400,8 +401,8 @@ def test_a_cause_repeats_if_it_leaves_little_more_than_its_own_repetition() -> N
 def test_fewer_causes_win_unless_more_leave_three_times_less() -> None:
     def choose(single: float, pair: float) -> str:
         tried = [
-            Explanation("gelu_tanh", 1 - single**2, single),
-            Explanation("conv_hf32+gelu_tanh", 1 - pair**2, pair),
+            Cause(cause="gelu_tanh", explained=1 - single**2, residual=single),
+            Cause(cause="conv_hf32+gelu_tanh", explained=1 - pair**2, residual=pair),
         ]
         return best(causes._with_one_best(tried, 1.0))
 

@@ -44,6 +44,8 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from common.cli.options import ModelChoice
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if "architecture" in json.loads((folder / "config.json").read_text()):
                     report(name, "s", compare(*cold_starts(folder, photo.path, args.threads), args.pairs))
                 continue
-            encoder = loading.load_encoder(str(folder), None, None, None, 0)
+            encoder = loading.load_encoder(ModelChoice(str(folder)))
             if name == "folder":
                 photos = stack.enter_context(tempfile.TemporaryDirectory())
                 save_photos(real_photos(), Path(photos), args.photos)
@@ -124,7 +126,7 @@ def save_random(model: str, folder: Path) -> None:
 
     from common.encoder import loading
 
-    built: Any = loading.load_encoder(model, "random", None, None, 0).module.model
+    built: Any = loading.load_encoder(ModelChoice(model, "random")).module.model
     config = {"architecture": built.pretrained_cfg["architecture"], "num_classes": built.num_classes}
     folder.mkdir()
     save_file({name: value.contiguous() for name, value in built.state_dict().items()}, folder / "model.safetensors")
@@ -265,7 +267,7 @@ def folders(encoder: Encoder, folder: Path, batch_size: int, workers: int) -> tu
     from common.device.ranks import Rank
     from common.features import embedder, topk
     from common.images import batching, decoding
-    from common.log.runlog import NoLog
+    from common.log.writer import NoLog
 
     samples = decoding.find_samples([folder])
     batches = batching.Batches(samples, batch_size, encoder.preprocess, strict=True)
@@ -330,7 +332,8 @@ def cold_starts(folder: Path, photo: Path, threads: int) -> tuple[Measure, Measu
     """Whole processes; the weights are in the page cache once the two were compared, as far as the memory allows."""
     import torch
 
-    from common.log import runlog
+    from common.log import reader
+    from common.log.events import Inference
 
     recipe = [ROOT / "tests" / "by_hand" / "straightforward_recipe.py", folder.resolve(), photo]
     script = [ROOT / "inference.py", "--model", folder.resolve(), "--device", "cpu", "--image", photo]
@@ -350,9 +353,9 @@ def cold_starts(folder: Path, photo: Path, threads: int) -> tuple[Measure, Measu
             sys.exit(f"error: {' '.join(map(str, command))}\n{done.stderr}")
         return elapsed, done.stdout
 
-    (logged,) = runlog.read_runs(run(script)[1].encode().splitlines())
-    (record,) = [record for record in logged.records if record["event"] == "inference"]
-    ours = torch.tensor([[entry["index"], entry["value"]] for entry in record["topk"]])
+    (logged,) = reader.read_runs(run(script)[1].encode().splitlines())
+    inference = logged.one(Inference)
+    ours = torch.tensor([[entry.index, entry.value] for entry in inference.topk])
     peer = torch.tensor([list(map(float, line.split())) for line in run(recipe)[1].splitlines()])
     require_same("cold-start", ours[:, 1], peer[:, 1])
     return lambda: run(script)[0], lambda: run(recipe)[0]

@@ -36,6 +36,7 @@ from helpers import model_checks
 from helpers.model_checks import DifferenceError, Result
 from helpers.transformers_families import FAMILIES, Family
 
+from common.cli.options import ModelChoice
 from common.encoder import loading
 from common.errors import UserError, first_line
 
@@ -159,11 +160,11 @@ def print_counts(results: Sequence[Result], wanted: int) -> None:
 def warm_up(library: str | None) -> None:
     """Import what the children need, once."""
     if library != "transformers":
-        model_checks.photo(loading.load_encoder("timm/test_vit", "random", None, None, 0))
+        model_checks.photo(loading.load_encoder(ModelChoice("timm/test_vit", "random")))
     if library != "timm":
         with tempfile.TemporaryDirectory() as folder:
             FAMILIES[0].config.save_pretrained(folder)
-            model_checks.photo(loading.load_encoder(folder, "random", None, None, 0))
+            model_checks.photo(loading.load_encoder(ModelChoice(folder, "random")))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

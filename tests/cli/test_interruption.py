@@ -23,7 +23,7 @@ import check_accuracy_run_perf as checker
 import inference
 from common.cli import launch
 from common.images import decoding
-from common.log import runlog
+from common.log import reader, writer
 
 # Where a run is cut: at its first record, while it loads, computes, and writes a file, and at its very last record.
 CUTS = ("run_start", "env", "sample", "reference", "run_end")
@@ -33,17 +33,17 @@ sys.path.insert(0, os.environ["ROOT"])
 import accuracy_run
 from common.accuracy import saved_reference
 from common.cli import launch
-from common.log import runlog
+from common.log import reader, writer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children too
 
 where, how = os.environ["CUT_AT"], int(os.environ["SIGNAL"])
-record, save_file = runlog.RunLog.record, saved_reference.save_file
+record, save_file = writer.RunLog.record, saved_reference.save_file
 
-def cut(log, event, **fields):
-    if event == where:
+def cut(log, event):
+    if event.event == where:
         os.kill(os.getpid(), how)
-    record(log, event, **fields)
+    record(log, event)
 
 def save_half(tensors, path, metadata):
     save_file(tensors, path, metadata)
@@ -51,7 +51,7 @@ def save_half(tensors, path, metadata):
         os.truncate(path, 100)
         os.kill(os.getpid(), how)
 
-runlog.RunLog.record, saved_reference.save_file = cut, save_half
+writer.RunLog.record, saved_reference.save_file = cut, save_half
 launch.run(accuracy_run.main)
 """
 
@@ -140,13 +140,13 @@ def test_a_full_disk_is_one_line(
 
 def holds_a_whole_run(log: Path) -> bool:
     try:
-        return any(not run.problems for run in runlog.read_runs(log.read_bytes().splitlines()))
-    except runlog.UnreadableRecordError:  # its last line was cut
+        return any(not run.problems for run in reader.read_runs(log.read_bytes().splitlines()))
+    except reader.UnreadableRecordError:  # its last line was cut
         return False
 
 
 def write_a_log(folder: Path) -> None:
-    with runlog.RunLog(folder / "accuracy.log", "accuracy_run.py", []) as log:
+    with writer.RunLog(folder / "accuracy.log", "accuracy_run.py", []) as log:
         for number in range(3):
             log.record("sample", number=number)
 
@@ -156,14 +156,14 @@ def test_a_log_that_can_not_be_written_ends_the_run_and_is_incomplete(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whichever of its five records is the first that the disk has no room for."""
-    write, calls = runlog.RunLog._write, iter(range(1, 100))
+    write, calls = writer.RunLog._write, iter(range(1, 100))
 
-    def fill_up(log: runlog.RunLog, text: str, copy: object) -> None:
+    def fill_up(log: writer.RunLog, text: str, copy: object) -> None:
         if next(calls) >= at:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(log, text, None)
 
-    monkeypatch.setattr(runlog.RunLog, "_write", fill_up)
+    monkeypatch.setattr(writer.RunLog, "_write", fill_up)
     with pytest.raises(SystemExit) as left:
         launch.run(lambda: write_a_log(tmp_path) or 0)
     assert left.value.code == 2

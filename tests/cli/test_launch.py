@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Finished, Runner
+from helpers.logs import read_run
 
 from common.cli import launch
 from common.errors import UserError
-from common.log import runlog
+from common.log.framing import MARKER
 
 LOGS = {"inference.py": "inference.log", "accuracy_run.py": "accuracy.log", "accuracy_run_perf.py": "benchmark.log"}
 
@@ -54,7 +55,7 @@ def test_a_user_error_can_forge_no_line(tmp_path: Path, run_script: Runner) -> N
     assert done.code == 2
     assert len(done.stderr.splitlines()) == 1
     assert "\x1b" not in done.stderr
-    assert runlog.MARKER not in done.stderr
+    assert MARKER not in done.stderr
 
 
 def test_debug_shows_the_traceback_of_a_user_error_before_its_line(tmp_path: Path, run_script: Runner) -> None:
@@ -127,7 +128,7 @@ def test_a_user_error_closes_the_log_with_status_error(tmp_path: Path) -> None:
     args = argparse.Namespace(log_dir=tmp_path, argv=[])
     with pytest.raises(UserError), launch.open_log(args, "inference.py", "inference.log"):
         raise UserError("no such image: a.jpg")
-    (run,) = runlog.read_runs((tmp_path / "inference.log").read_bytes().splitlines())
+    run = read_run(tmp_path / "inference.log")
     assert run.problems == ["the run ended with status 'error': UserError: no such image: a.jpg"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Runner
 
 from common.cli import options
-from common.log import runlog
+from common.log import framing, writer
 
 LOGS = {"inference.py": "inference.log", "accuracy_run.py": "accuracy.log", "accuracy_run_perf.py": "benchmark.log"}
 SCRIPTS = [*LOGS, "check_accuracy_run_perf.py"]
@@ -188,7 +188,7 @@ def test_an_argument_can_forge_no_line_of_a_usage_error(
     message = capsys.readouterr().err.partition("\nerror: ")[2].removesuffix("\n")
     assert message
     assert message.isprintable()
-    assert runlog.MARKER not in message
+    assert framing.MARKER not in message
 
 
 # ----------------------------------------------------------------------------------------------- what is imported
@@ -202,11 +202,11 @@ def test_help_and_a_usage_error_import_nothing_heavy(run_script: Runner, script:
 
 
 def test_the_checker_judges_without_torch_and_numpy(tmp_path: Path, run_script: Runner) -> None:
-    with runlog.RunLog(tmp_path / "accuracy.log", "accuracy_run.py", []) as log:
-        log.record("env", device="cpu")
+    with writer.RunLog(tmp_path / "accuracy.log", "accuracy_run.py", []) as log:
+        log.line("no record but the first and the last")
     done = run_script("check_accuracy_run_perf.py", tmp_path / "accuracy.log", env=IMPORT_TIMES)
     assert done.verdict == "OVERALL: CANNOT JUDGE"
-    assert {"argparse", "common.log.runlog", "common.log.formulas"} <= imported(done.stderr)
+    assert {"argparse", "common.log.reader", "common.log.formulas"} <= imported(done.stderr)
     assert not HEAVY & imported(done.stderr)
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTModel
 
 from common.cli import environment
+from common.cli.options import ModelChoice
 from common.encoder import base, checkpoints, loading, timm_models, transformers_models, weights
 from common.errors import UserError
 
@@ -36,7 +37,7 @@ BUFFERED = (
 
 
 def load(model: object, weights_path: object = None, seed: int = 0) -> base.Encoder:
-    return loading.load_encoder(str(model), None if weights_path is None else str(weights_path), None, None, seed)
+    return loading.load_encoder(ModelChoice(str(model), None if weights_path is None else str(weights_path), seed=seed))
 
 
 def photo(size: tuple[int, int] = (300, 200)) -> Image.Image:
@@ -401,7 +402,7 @@ def test_random_weights_follow_the_seed_only() -> None:
     pixel_values = first.preprocess(photo()).unsqueeze(0)
     assert torch.equal(first.module(pixel_values)[0], again.module(pixel_values)[0])
     assert not torch.equal(first.module(pixel_values)[0], other.module(pixel_values)[0])
-    assert first.weights_sha256() == again.weights_sha256() != other.weights_sha256()
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
 
 
 def test_demo_has_random_weights_on_request() -> None:
@@ -556,7 +557,7 @@ def test_unknown_models_and_weights(model: str, weights_path: str | None, named:
 def test_what_is_on_no_hub_is_not_fetched_from_one(hub: str | None, revision: str | None, tiny_timm: Path) -> None:
     for model in (str(tiny_timm), "demo"):
         with pytest.raises(UserError, match=f"^--hub and --revision are for ids on a hub, not for {re.escape(model)}$"):
-            loading.load_encoder(model, None, hub, revision, 0)
+            loading.load_encoder(ModelChoice(model, None, hub, revision))
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Runner
 from helpers.hub_server import HubServer
-
-from common.log import runlog
+from helpers.logs import read_run
 
 SIZE = 300_000
 WEIGHTS = random.Random(0).randbytes(SIZE)  # random, so that no part of the file can stand in for another
@@ -401,7 +400,7 @@ def test_inference_fetches_from_the_models_own_hub(
         assert "Output shape: [1, " in finished.stdout
         assert hub.requests[0][1].startswith(ROUTES[name])
         assert hub.downloads[-1] == "model.safetensors"
-    (run,) = runlog.read_runs((tmp_path / "logs" / "inference.log").read_bytes().splitlines())
+    run = read_run(tmp_path / "logs" / "inference.log")
     assert run.problems == []
     assert run.events("model")[0]["weights_source"] == model
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.cli import launch
+from common.cli.options import ModelChoice
 from common.encoder import loading, weights
 from common.errors import UserError
 
@@ -51,9 +52,9 @@ def test_a_failure_to_read_ahead_is_nobodys(tmp_path: Path) -> None:
 
 def test_an_encoder_that_was_hashed_ahead_has_the_hash_of_its_file(tiny_timm: Path, tiny_vit: Path) -> None:
     for folder in (tiny_timm, tiny_vit):
-        found = [loading.load_encoder(str(folder), None, None, None, 0, hashed) for hashed in (True, False)]
+        found = [loading.load_encoder(ModelChoice(str(folder)), hashed) for hashed in (True, False)]
         expected = weights.files_sha256([folder / "model.safetensors"])
-        assert [encoder.weights_sha256() for encoder in found] == [expected, expected]
+        assert [encoder.weights_sha256 for encoder in found] == [expected, expected]
 
 
 def test_the_collector_is_paused_only_inside(tiny_timm: Path) -> None:
@@ -64,5 +65,5 @@ def test_the_collector_is_paused_only_inside(tiny_timm: Path) -> None:
         assert not gc.isenabled()
     assert gc.isenabled()
     with pytest.raises(UserError):
-        loading.load_encoder(str(tiny_timm / "missing"), None, None, None, 0)
+        loading.load_encoder(ModelChoice(str(tiny_timm / "missing")))
     assert gc.isenabled()

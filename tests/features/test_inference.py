@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Finished, Runner
+from helpers import logs
+from helpers.logs import RunOnDisk
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -26,7 +28,6 @@ from common.cli import launch
 from common.encoder import weights
 from common.features import topk
 from common.images import batching, decoding
-from common.log import runlog
 
 CPU = ("--device", "cpu")
 DEMO = ("--model", "demo", *CPU)
@@ -57,9 +58,8 @@ def infer(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest
     torch.set_num_threads(threads)
 
 
-def read_run(log: Path = Path("logs/inference.log")) -> runlog.Run:
-    (run,) = runlog.read_runs(log.read_bytes().splitlines())
-    return run
+def read_run(log: Path = Path("logs/inference.log")) -> RunOnDisk:
+    return logs.read_run(log)
 
 
 def noise(path: Path, seed: int) -> Path:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from common.log.reader import read_runs
 
 MARKER = "@record "
 Records = list[dict[str, Any]]
@@ -16,6 +19,22 @@ Edit = Callable[[Records], None]
 def read_records(path: Path) -> Records:
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line.partition(MARKER)[2]) for line in lines if MARKER in line]
+
+
+@dataclass(frozen=True)
+class RunOnDisk:
+    """The records of a log's only run as they stand there, and what the reader finds wrong with it."""
+
+    records: Records
+    problems: list[str]
+
+    def events(self, event: str) -> Records:
+        return [record for record in self.records if record["event"] == event]
+
+
+def read_run(path: Path) -> RunOnDisk:
+    (run,) = read_runs(path.read_bytes().splitlines())
+    return RunOnDisk(read_records(path), run.problems)
 
 
 def write_records(path: Path, records: Records) -> None:

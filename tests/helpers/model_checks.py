@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.accuracy import metrics
 from common.accuracy.diagnosis import blocks, emulation
+from common.cli.options import ModelChoice
 from common.device import devices, float64, numerics
 from common.encoder import base, loading, weights
 from common.images import decoding
@@ -133,7 +134,7 @@ def check_timm(name: str, explained: bool = False) -> Result:
     import timm
 
     result = Result("timm", name, "works")
-    encoder = loading.load_encoder(f"timm/{name}", "random", None, None, 0)
+    encoder = loading.load_encoder(ModelChoice(f"timm/{name}", "random"))
     own = encoder.module.model.state_dict()
     conventional = timm.create_model(name)
     conventional.load_state_dict(own, strict=True)
@@ -155,9 +156,9 @@ def check_family(family: Family, explained: bool = False) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         own = family.build()
         own.save_pretrained(folder)
-        saved = loading.load_encoder(folder, None, None, None, 0)
+        saved = loading.load_encoder(ModelChoice(folder))
         result = check(result, saved, lambda pixel_values: family.embed(own, pixel_values), explained)
-        seeded = loading.load_encoder(folder, "random", None, None, 0)
+        seeded = loading.load_encoder(ModelChoice(folder, "random"))
     own.load_state_dict(in_places_of(own, seeded.module.model), strict=False)
     embed = family.unpooled or family.embed
     with torch.inference_mode():

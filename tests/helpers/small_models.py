@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.cli.options import ModelChoice
 from common.device import devices
 from common.device.devices import Outputs
 from common.encoder import loading, random_weights, timm_models, weights
@@ -35,7 +36,7 @@ class Model:
 def load(name: str) -> Model:
     """`vit` has the dimensions of timm's vit_tiny_patch16_224 but for the image's, and seeded random weights."""
     torch.set_num_threads(1)
-    encoder = loading.load_encoder(DEMO, None, None, None, 0)
+    encoder = loading.load_encoder(ModelChoice(DEMO))
     pixel_values = encoder.preprocess(decoding.find_samples(None)[0].load()).unsqueeze(0)
     module = encoder.module
     if name == VIT:

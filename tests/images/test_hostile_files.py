@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import PERF_QUICK, Finished, Runner
+from helpers import logs
+from helpers.logs import RunOnDisk
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +30,6 @@ import inference
 from common.cli import launch
 from common.encoder import weights
 from common.images import decoding
-from common.log import runlog
 
 INDEX = "model.safetensors.index.json"
 
@@ -50,8 +51,8 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
         yield call
 
 
-def read_run(log: str) -> runlog.Run:
-    (found,) = runlog.read_runs(Path("logs", log).read_bytes().splitlines())
+def read_run(log: str) -> RunOnDisk:
+    found = logs.read_run(Path("logs", log))
     assert found.problems == []
     return found
 

@@ -18,7 +18,7 @@ import accuracy_run_perf
 from common.device import devices
 from common.device.ranks import Rank
 from common.encoder import transformers_models
-from common.log.runlog import RunLog
+from common.log.writer import RunLog
 from common.performance import printed, timing
 from common.performance.sweep import Measurement
 from common.performance.timing import Pass
