@@ -12,7 +12,7 @@ from helpers.logs import find, read_records
 from safetensors.torch import load_file, save_file
 
 import accuracy_run
-from common.log import formulas
+from common.log import events, formulas
 
 
 def run(log_dir: Path, model: Path | str, *arguments: str) -> list[dict[str, object]]:
@@ -27,7 +27,7 @@ def run(log_dir: Path, model: Path | str, *arguments: str) -> list[dict[str, obj
 )
 def test_the_reference_is_of_a_higher_precision(dtype: str, reference: str, tiny_timm: Path, tmp_path: Path) -> None:
     records = run(tmp_path, tiny_timm, "--dtype", dtype)
-    for output in formulas.OUTPUTS:
+    for output in events.OUTPUTS:
         accuracy = find(records, "accuracy", output=output)
         assert accuracy["reference"] == reference
         assert accuracy["relative_l2"] > 0
@@ -37,7 +37,7 @@ def test_the_reference_is_of_a_higher_precision(dtype: str, reference: str, tiny
 
 def test_golden_is_a_second_reference_with_a_noise_floor(tiny_timm: Path, tmp_path: Path) -> None:
     records = run(tmp_path, tiny_timm, "--dtype", "float16", "--golden")
-    for output in formulas.OUTPUTS:
+    for output in events.OUTPUTS:
         errors = {}
         for reference in ("float32", "float64"):
             samples = [r for r in records if r["event"] == "sample" and r["output"] == output]
@@ -63,7 +63,7 @@ def test_both_outputs_of_every_sample_are_recorded(tiny_vit: Path, tmp_path: Pat
     assert [(s["image"], s["output"]) for s in samples] == [
         (image, output)
         for image in ("grace_hopper.jpg", "grace_hopper.jpg crop 1", "grace_hopper.jpg crop 2")
-        for output in formulas.OUTPUTS
+        for output in events.OUTPUTS
     ]
     assert all(set(formulas.METRICS) <= set(sample) for sample in samples)
     assert len({sample["image_sha256"] for sample in samples}) == 3

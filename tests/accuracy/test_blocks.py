@@ -49,7 +49,7 @@ def unchanged(module: nn.Module) -> None:
 
 
 def conclude(layers: list[Layer], dtype: torch.dtype) -> str:
-    return conclusions.conclude_blocks(list(map(asdict, layers)), devices.dtype_name(dtype)).en
+    return conclusions.conclude_blocks(layers, devices.dtype_name(dtype)).en
 
 
 def blamed(layers: list[Layer]) -> list[int]:

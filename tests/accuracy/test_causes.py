@@ -41,7 +41,7 @@ def explained(model: Model, device_output: Outputs, dtype: torch.dtype = FLOAT32
 
 
 def conclude(explanations: list[Cause]) -> str:
-    return conclusions.conclude_causes(list(map(asdict, explanations))).en
+    return conclusions.conclude_causes(explanations).en
 
 
 def best(explanations: list[Cause]) -> str:

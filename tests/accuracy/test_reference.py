@@ -23,7 +23,7 @@ import check_accuracy_run_perf as checker
 from common.accuracy import saved_reference
 from common.encoder import timm_models
 from common.errors import UserError
-from common.log import formulas
+from common.log import events
 
 Tensors = dict[str, torch.Tensor]
 Metadata = dict[str, str]
@@ -200,7 +200,7 @@ def to_float32(tensors: Tensors, _: Metadata) -> None:
 
 def float32_under_another_name(tensors: Tensors, metadata: Metadata) -> None:
     """The CPU's float32 as if it were float64, which would compare it with itself."""
-    for output in formulas.OUTPUTS:
+    for output in events.OUTPUTS:
         tensors[f"{output}.float64"] = tensors[f"{output}.float32"].clone()
 
 

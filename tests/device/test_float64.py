@@ -17,7 +17,8 @@ from conftest import ROOT, TINY_VIT
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from common.device import devices, float64
+from common.accuracy import reference
+from common.device import devices
 from common.encoder import random_weights, timm_models, transformers_models
 from common.errors import UserError
 
@@ -61,7 +62,7 @@ def check_against_double(module: nn.Module, pixel_values: Tensor) -> None:
     """Golden is module.double()'s output, and leaves the module as it was: its weights, and what its forward caches."""
     module.eval().requires_grad_(False)
     before = devices.forward(module, pixel_values)
-    found = float64.forward_in_float64(module, pixel_values)
+    found = reference.forward_in_float64(module, pixel_values)
     with torch.no_grad():
         expected = copy.deepcopy(module).double()(pixel_values.double())
     assert_near(found, expected)
@@ -83,7 +84,7 @@ def test_transformers_equals_double(model_type: str) -> None:
 def test_what_a_forward_caches_in_float64_does_not_stay() -> None:
     """levit keeps its gathered biases: golden first, then float32, as if golden had not been."""
     module = timm_module("levit_128s").eval().requires_grad_(False)
-    float64.forward_in_float64(module, pixels(1, 224))
+    reference.forward_in_float64(module, pixels(1, 224))
     assert {output.dtype for output in devices.forward(module, pixels(1, 224))} == {torch.float32}
 
 
@@ -161,7 +162,7 @@ def put(target: Tensor, values: Tensor) -> Tensor:
 def test_an_operator_keeps_every_digit(name: str) -> None:
     function, expected = KEPT[name]
     x = pixels(1, 4)
-    found, _ = float64.forward_in_float64(Apply(function), x)
+    found, _ = reference.forward_in_float64(Apply(function), x)
     assert_near((found, found), (expected(x[:, :, 0, 0]),) * 2)
 
 
@@ -189,13 +190,13 @@ LOST: dict[str, Operator] = {
 @pytest.mark.parametrize("name", LOST)
 def test_what_would_lose_digits_is_an_error(name: str) -> None:
     with pytest.raises(UserError, match="no float64 reference of this model: its "):
-        float64.forward_in_float64(Apply(LOST[name]), pixels(1, 4))
+        reference.forward_in_float64(Apply(LOST[name]), pixels(1, 4))
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_lost_write_is_noticed_in_inference_mode_too() -> None:
     with torch.inference_mode(), pytest.raises(UserError, match="its add_ writes into"):
-        float64.forward_in_float64(Apply(LOST["in place"]), pixels(1, 4))
+        reference.forward_in_float64(Apply(LOST["in place"]), pixels(1, 4))
 
 
 # -------------------------------------------------------------------------------------------------- many images
@@ -207,14 +208,14 @@ def test_images_are_computed_one_at_a_time() -> None:
         found.append(len(x))
         return x
 
-    embedding, hidden_state = float64.forward_in_float64(Apply(note), torch.zeros(3, 3, 8, 8))
+    embedding, hidden_state = reference.forward_in_float64(Apply(note), torch.zeros(3, 3, 8, 8))
     assert (found, len(embedding), len(hidden_state)) == ([1, 1, 1], 3, 3)
 
 
 MEASURE = """
 import torch
 from torch import nn
-from common.device import float64
+from common.accuracy import reference
 
 def megabytes(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
@@ -230,9 +231,9 @@ class Stack(nn.Module):
 module = Stack(40).requires_grad_(False)
 weights = sum(p.numel() for p in module.parameters()) * 4 / 2**20
 x = torch.ones(2, 3, 32, 32)
-float64.forward_in_float64(Stack(2).requires_grad_(False), x)  # what the first float64 costs once: buffers, heap
+reference.forward_in_float64(Stack(2).requires_grad_(False), x)  # what the first float64 costs once: buffers, heap
 base = megabytes("VmRSS")
-float64.forward_in_float64(module, x) if COPYLESS else module.double()(x.double())
+reference.forward_in_float64(module, x) if COPYLESS else module.double()(x.double())
 print((megabytes("VmHWM") - base) / weights)
 """
 

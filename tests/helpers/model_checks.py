@@ -14,9 +14,10 @@ from helpers.transformers_families import Family
 from torch import Tensor, nn
 
 from common.accuracy import metrics
+from common.accuracy import reference as reference_of
 from common.accuracy.diagnosis import blocks, emulation
 from common.cli.options import ModelChoice
-from common.device import devices, float64, numerics
+from common.device import devices, numerics
 from common.encoder import base, loading, weights
 from common.images import decoding
 from common.log import conclusions, formulas
@@ -58,10 +59,10 @@ def photo(encoder: base.Encoder) -> Tensor:
 def relative_l2(expected: Tensor, found: Tensor) -> float:
     if expected.shape != found.shape:
         raise DifferenceError(f"{list(found.shape)} instead of {list(expected.shape)}")
-    error = metrics.compare(expected, found)
-    if error["nonfinite"] or error["relative_l2"] is None:
-        raise DifferenceError(f"{error['nonfinite']} values are not finite")
-    return float(error["relative_l2"])
+    error = metrics.compare(expected, found).relative_l2
+    if error is None:
+        raise DifferenceError(f"{metrics.count_nonfinite(expected, found)} values are not finite")
+    return error
 
 
 def check(
@@ -98,7 +99,7 @@ def check(
 
 def explain(reference: nn.Module, module: nn.Module, pixel_values: Tensor, cpu: devices.Outputs) -> None:
     """What --golden and --explain compute. Raises DifferenceError where they give something that can't be."""
-    for expected, found in zip(float64.forward_in_float64(reference, pixel_values), cpu, strict=True):
+    for expected, found in zip(reference_of.forward_in_float64(reference, pixel_values), cpu, strict=True):
         if relative_l2(expected, found) > NOISE:
             raise DifferenceError(f"float32 is {relative_l2(expected, found):.1e} from float64")
     for cause in EXPLAINED_BY:
@@ -107,7 +108,7 @@ def explain(reference: nn.Module, module: nn.Module, pixel_values: Tensor, cpu: 
             raise DifferenceError(f"{cause} makes it NaN or infinite")
     layers = blocks.profile(reference, module, pixel_values)
     if not layers or any(formulas.size_of(layer.isolated) > NOISE for layer in layers):
-        raise DifferenceError(f"its blocks: {conclusions.conclude_blocks(list(map(vars, layers)), 'float32').en}")
+        raise DifferenceError(f"its blocks: {conclusions.conclude_blocks(layers, 'float32').en}")
 
 
 def run_on_npu(module: nn.Module, pixel_values: Tensor) -> list[Tensor]:

@@ -79,19 +79,19 @@ def test_an_encoder_that_looks_at_values_cannot_be_counted() -> None:
 
 
 def test_products_have_the_batchs_rows_up_to_a_bound(work: Work) -> None:
-    records = limit.measure(work, 3, torch.device("cpu"), torch.float32, 1.0)
-    assert [record["shape"] for record in records] == [[12, 12, 8], [12, 8, 5]]
+    products = limit.measure(work, 3, torch.device("cpu"), torch.float32, 1.0)
+    assert [product.shape for product in products] == [[12, 12, 8], [12, 8, 5]]
     large = Work({"matmul": 1.0}, {(3000, 8, 8): 1.0})
-    (record,) = limit.measure(large, 2, torch.device("cpu"), torch.float32, 0.1)
-    assert record["shape"] == [limit.MOST_ROWS, 8, 8]
-    assert formulas.gemm_tflops(records) > 0
+    (product,) = limit.measure(large, 2, torch.device("cpu"), torch.float32, 0.1)
+    assert product.shape == [limit.MOST_ROWS, 8, 8]
+    assert formulas.gemm_tflops([product]) > 0
 
 
 def test_every_shape_has_five_windows_however_little_time_there_is(work: Work) -> None:
-    records = limit.measure(work, 1, torch.device("cpu"), torch.float32, 1e-9)
-    assert [len(record["samples_ms"]) for record in records] == [limit.FEWEST_WINDOWS] * 2
-    records = limit.measure(work, 1, torch.device("cpu"), torch.float32, 60.0)
-    assert [len(record["samples_ms"]) for record in records] == [limit.WINDOWS] * 2
+    products = limit.measure(work, 1, torch.device("cpu"), torch.float32, 1e-9)
+    assert [len(product.windows.samples_ms) for product in products] == [limit.FEWEST_WINDOWS] * 2
+    products = limit.measure(work, 1, torch.device("cpu"), torch.float32, 60.0)
+    assert [len(product.windows.samples_ms) for product in products] == [limit.WINDOWS] * 2
 
 
 def test_a_product_that_the_memory_does_not_hold_is_halved(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_a_product_that_the_memory_does_not_hold_is_halved(work: Work, monkeypat
     emptied: list[torch.device] = []
     monkeypatch.setattr(limit.F, "linear", hold_six_rows)
     monkeypatch.setattr(devices, "empty_cache", emptied.append)
-    records = limit.measure(work, 5, torch.device("cpu"), torch.float32, 0.1)
-    assert [record["shape"] for record in records] == [[5, 12, 8], [5, 8, 5]]  # of 20, by 10
+    products = limit.measure(work, 5, torch.device("cpu"), torch.float32, 0.1)
+    assert [product.shape for product in products] == [[5, 12, 8], [5, 8, 5]]  # of 20, by 10
     assert emptied == [torch.device("cpu")] * 4
 
 
