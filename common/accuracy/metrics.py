@@ -89,7 +89,7 @@ def fingerprint(embedding: Tensor) -> list[float]:
     difference of two fingerprints is that of the embeddings within about 1/sqrt(FINGERPRINT_SIZE) of its value
     (Achlioptas, 2003, "Database-friendly random projections").
     """
-    values = embedding.double().flatten().cpu()
+    values = embedding.cpu().double().flatten()  # an NPU has no float64
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (FINGERPRINT_SIZE, values.numel()), generator=generator).double() * 2 - 1
     return (signs @ values / math.sqrt(FINGERPRINT_SIZE)).tolist()

@@ -129,7 +129,10 @@ class Npu:
     """What only an NPU has."""
 
     allow_hf32: AllowHf32
-    fallback_disabled: Annotated[bool, "an operator without a kernel raises, and does not run on the CPU"]
+    fallback_disabled: Annotated[bool, "measured: an operator without a kernel raises, and does not run on the CPU"]
+    cube_math_type: Annotated[str | None, OPTIONAL, "torch.npu.matmul.cube_math_type; overrides allow_hf32"] = None
+    compatible_impl: Annotated[str | None, OPTIONAL, "TORCH_NPU_USE_COMPATIBLE_IMPL, the user's"] = None
+    jit_compile: Annotated[bool | None, OPTIONAL, "operators are compiled when they are first called"] = None
 
 
 @declare
@@ -153,7 +156,7 @@ class Env(Event):
     @property
     def is_simulated(self) -> bool:
         """Whether the device is a stand-in for tests: by the record, or by any name in it."""
-        return self.simulated or names_a_simulation(self.device_name, self.host.packages.torch_npu)
+        return self.simulated or names_a_simulation(self.device_name, self.host.packages.torch_npu, self.host.cann)
 
 
 def names_a_simulation(*names: str | None) -> bool:
@@ -178,7 +181,8 @@ class Numerics(Event):
     """run"""
 
     probe: Annotated[Probe, FLAT, "of the device"]
-    gelu_replaced: Annotated[bool, "GELU is computed by its formula"]
+    gelu_replaced: Annotated[bool, "GELU is not the device's native one"]
+    gelu_by: Annotated[str | None, OPTIONAL, OneOf(("npu_gelu", "formula"))] = None
     reference: Annotated[Probe, "of the CPU in float32"]
 
 
