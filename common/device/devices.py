@@ -20,7 +20,8 @@ from common.cli.options import ACCELERATORS
 from common.errors import LONGEST_REASON, DeviceError, UserError, first_line
 
 MIB = 1024 * 1024
-DRIVER_WORDS = ("NPU", "ERR0", "aclnn", "CUDA", "cuDNN", "CUBLAS")  # in what torch and torch_npu raise for a device
+# In what torch and torch_npu raise for a device.
+DRIVER_WORDS = ("NPU", "ACL", "ERR0", "aclnn", "error code", "CUDA", "cuDNN", "CUBLAS")
 CANN_CODE = re.compile(r"(E[A-Z]?\d{4,5}: |\[Error\]: )")
 Outputs = tuple[Tensor, Tensor]  # embedding [B, D], hidden_state [B, T, C]
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from common.device.devices import device_module, dtype_name
+from common.device.devices import device_module, dtype_name, failures_of
 from common.errors import UserError
 from common.log import events
 from common.log.events import Probe
@@ -120,25 +120,20 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-class GeluBy(TorchFunctionMode):
-    """Compute every GELU on one kind of device by another function of (x, approximate).
+@contextmanager
+def gelu_by(function: Callable[[Tensor, str], Tensor], device_type: str) -> Iterator[None]:
+    """Every GELU on one kind of device is computed by a function of (x, approximate) inside the block.
 
-    A mode reaches every caller: modules, and libraries that bound `torch.nn.functional.gelu` when they were imported.
+    It stands in the dispatcher, in the place of the device's kernel: every caller reaches it, and no other operator
+    pays for it, as it would for a mode of Python's.
     """
-
-    def __init__(self, device_type: str, function: Callable[[Tensor, str], Tensor]) -> None:
-        super().__init__()
-        self.device_type = device_type
-        self.function = function
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "gelu":
-            return func(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
-        if x.device.type != self.device_type:
-            return func(*args, **kwargs)
-        return self.function(x, kwargs.get("approximate", "none"))
+    kernels: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    key = "PrivateUse1" if device_type == "npu" else device_type.upper()
+    try:
+        kernels.impl("gelu", lambda x, *, approximate="none": function(x, approximate), key)
+        yield
+    finally:
+        kernels._destroy()
 
 
 def npu_gelu(x: Tensor, approximate: str) -> Tensor:
@@ -228,11 +223,25 @@ def in_force(mode: str, device: torch.device, dtype: torch.dtype) -> Iterator[Nu
     if mode == "strict":
         switch_reduced_precision_off(device)
     with ExitStack() as stack:
-        found, gelu_by = probe(device, dtype), None
-        if mode == "strict" and device != cpu and not _gelu_is_right(found):
-            found, gelu_by = _replace_gelu(stack, found, device, dtype)
+        with failures_of(device, "in the probe of its numerics"):
+            found, replacement = probe(device, dtype), None
+            if mode == "strict" and device != cpu and not _gelu_is_right(found):
+                found, replacement = _replace_gelu(stack, found, device, dtype)
         reference = found if (device, dtype) == (cpu, torch.float32) else probe(cpu, torch.float32)
-        yield Numerics(mode, device, dtype, found, reference, gelu_by)
+        if device.type == "npu":
+            stack.enter_context(without_fused_encoder_layers())
+        yield Numerics(mode, device, dtype, found, reference, replacement)
+
+
+@contextmanager
+def without_fused_encoder_layers() -> Iterator[None]:
+    """nn.MultiheadAttention without its fast path, which an NPU computes on the CPU and says nothing of it."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _gelu_is_right(found: Probe) -> bool:
@@ -246,7 +255,7 @@ def _replace_gelu(
     own = {"npu_gelu": npu_gelu} if device.type == "npu" else {}
     for name, function in {**own, "formula": gelu_by_formula}.items():
         with ExitStack() as attempt:
-            attempt.enter_context(GeluBy(device.type, function))
+            attempt.enter_context(gelu_by(function, device.type))
             try:
                 found = probe(device, dtype)
             except (RuntimeError, AttributeError):  # an older CANN or torch_npu without it
