@@ -272,10 +272,35 @@ def switch_reduced_precision_off(device: torch.device) -> None:
     TORCH_NPU_USE_COMPATIBLE_IMPL would mend GELU too, but it changes convolution, pooling, LayerNorm and attention with
     it, to operators that not every chip and CANN has: it is left as the user has it.
     """
+    for kind in ("conv", "matmul"):
+        if switch := _switch(device, kind):
+            setattr(*switch, False)
+
+
+def _switch(device: torch.device, kind: str) -> tuple[Any, str] | None:
+    """The object and its attribute that allow a kind of operator, conv or matmul, less than float32."""
     if device.type == "npu":
-        npu = device_module(device)
-        npu.conv.allow_hf32 = False
-        npu.matmul.allow_hf32 = False
-    elif device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        return getattr(device_module(device), kind), "allow_hf32"
+    if device.type == "cuda":
+        return torch.backends.cudnn if kind == "conv" else torch.backends.cuda.matmul, "allow_tf32"
+    return None
+
+
+def allows_reduced_precision(device: torch.device, kind: str) -> bool:
+    """Whether a device may compute `conv` or `matmul` in less than float32, by its own switch."""
+    switch = _switch(device, kind)
+    return switch is not None and bool(getattr(*switch))
+
+
+@contextmanager
+def full_precision(device: torch.device, kind: str) -> Iterator[None]:
+    """The device's `conv` or `matmul` in float32 inside the block."""
+    switch = _switch(device, kind)
+    before = switch and getattr(*switch)
+    if switch:
+        setattr(*switch, False)
+    try:
+        yield
+    finally:
+        if switch:
+            setattr(*switch, before)

@@ -369,6 +369,8 @@ class Cause(Event, scripts=[ACCURACY]):
     correlation: Annotated[float | None, "of the two errors"] = None
     size: Annotated[float | None, "||y - r|| / ||y_k - r||"] = None
     repeatable: Annotated[float | None, "the least that y_k explains of the same emulation, disturbed"] = None
+    confirmed: Annotated[float | None, OPTIONAL, "1 - e'^2 / e^2, e' the device's error without the cause"] = None
+    without: Annotated[float | None, OPTIONAL, "that error e', as relative L2"] = None
 
 
 @declare

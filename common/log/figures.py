@@ -12,6 +12,11 @@ def percent(fraction: float | None) -> str:
     return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 else f"{fraction * 100:.3g}%"
 
 
+def share(fraction: float | None) -> str:
+    """How much of an error something accounts for: 0.999 as 99.9%; what makes it larger accounts for none of it."""
+    return "-" if fraction is None else f"{max(fraction, 0.0):.1%}"
+
+
 def format_metric(name: str, value: float | None) -> str:
     """An accuracy metric, or a bound of one, by its key."""
     form = METRICS.get(name, Metric(form="percent")).form
