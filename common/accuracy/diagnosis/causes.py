@@ -21,6 +21,7 @@ from common.accuracy.diagnosis.emulation import DTYPES, HF32_BITS, Run, emulate
 from common.device.devices import Outputs
 from common.log.conclusions import UNEXPLAINED
 from common.log.events import Cause
+from common.log.formulas import rounding_of
 
 EXPLAINS = 0.9  # the share of the error that a cause has to explain
 NEAR = 3.0  # residuals within this factor of the smallest are as good as the smallest
@@ -71,13 +72,16 @@ def explain(
     if torch.equal(r, y):
         return []
     finite = bool(y.isfinite().all())
+    error = float((y - r).norm())
+    if error <= rounding_of("float32"):  # nothing is left for a cause
+        return [Cause(cause=UNEXPLAINED, explained=0.0, residual=error, best=True)]
     found = []
     for cause, y_k in _distinct(emulated, joined(run(), reference), causes):
         if not finite:
             found.append(Cause(cause=cause, best=not y_k.isfinite().all()))
         else:
             found.append(_with_repetitions(_compare(cause, r, y, y_k), emulated, r, y_k))
-    return _with_one_best(found, None if not finite else float((y - r).norm()))
+    return _with_one_best(found, error if finite else None)
 
 
 def _emulate_joined(run: Run, reference: Outputs, attention_bits: int, cause: str, seed: int | None = None) -> Tensor:

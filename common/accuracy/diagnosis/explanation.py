@@ -41,13 +41,14 @@ def _explain_by_cause(
         causes.hypotheses(running.dtype),
         attention_bits=running.numerics.probe.attention_mantissa_bits,
     )
-    if found:
+    if len(found) > 1:
         found = confirmation.confirm(running, found, reference, module, pixel_values, outputs)
         running.log.line(f"  {'cause':<32} {'explained':>10} {'confirmed':>10}")
     for each in found:
-        shares = f"{share(each.explained):>10} {share(each.confirmed):>10}"
-        running.log.line(f"  {each.cause:<32} {shares}{'  <- best' if each.best else ''}")
         running.log.record(each)
+        if len(found) > 1:
+            shares = f"{share(each.explained):>10} {share(each.confirmed):>10}"
+            running.log.line(f"  {each.cause:<32} {shares}{'  <- best' if each.best else ''}")
     running.log.line(f"cause: {conclusions.conclude_causes(found).en}")
     advice = conclusions.advise(found, running.numerics.mode)
     if advice:
