@@ -183,10 +183,10 @@ def _reader(kind: Any) -> Read:
         return functools.partial(_list, *_reading(arguments[0])[1:])
     if origin is dict:
         return functools.partial(_dict, *_reading(arguments[1])[1:])
-    return functools.partial(_exactly, kind)
+    return functools.partial(exactly, kind)
 
 
-def _exactly(kind: type, value: Any, name: str) -> Any:
+def exactly(kind: type, value: Any, name: str) -> Any:
     """In Python true is 1 and 5.0 is 5; in a log they are not."""
     if type(value) is not kind:
         raise _misfit(name, value, WORDS[kind])
