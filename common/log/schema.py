@@ -71,11 +71,8 @@ class Member(NamedTuple):
     read: Read
     omittable: bool
     flat: bool
+    one_of: OneOf | None
     meaning: str
-
-    @property
-    def nullable(self) -> bool:
-        return NONE in self.plain
 
 
 @_cached
@@ -95,7 +92,7 @@ def members(declaration: Any) -> tuple[Member, ...]:
             plain -= {NONE}
         meaning = "; ".join(str(note) for note in notes if isinstance(note, (str, OneOf)))
         key = field.name.removesuffix("_")
-        found.append(Member(field.name, key, kind, plain, read, omittable, FLAT in notes, meaning))
+        found.append(Member(field.name, key, kind, plain, read, omittable, FLAT in notes, one_of, meaning))
     return tuple(found)
 
 
@@ -143,7 +140,7 @@ def decode(declaration: type[T], record: dict[str, Any]) -> T:
 def _take(declaration: type[T], record: dict[str, Any]) -> T:
     """An instance from those keys that are the declaration's."""
     values: dict[str, Any] = {}
-    for name, key, kind, plain, read, omittable, flat, _ in members(declaration):
+    for name, key, kind, plain, read, omittable, flat, _, _ in members(declaration):
         if flat:
             absent = omittable and keys(kind).isdisjoint(record)
             values[name] = None if absent else _take(kind, record)
