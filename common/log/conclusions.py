@@ -13,6 +13,7 @@ from typing import NamedTuple
 from common.log.events import Cause, Layer
 from common.log.figures import percent, share
 from common.log.formulas import STANDS_OUT, rounding_of, size_of
+from common.log.reader import UnjudgeableError
 
 
 class Words(NamedTuple):
@@ -35,7 +36,7 @@ CAUSES = {
 
 
 def conclude_causes(causes: Sequence[Cause]) -> Words:
-    """Which cause is the best, from all `cause` events of a run."""
+    """Which cause is the best, from all `cause` events of a run. Raises UnjudgeableError where it lacks a figure."""
     best = next((cause for cause in causes if cause.best), None)
     if best is None:
         return Words(
@@ -57,9 +58,11 @@ def conclude_causes(causes: Sequence[Cause]) -> Words:
             f"{named.en} alone makes outputs NaN or infinite, on the CPU too",
             f"仅{named.zh}就会使输出出现 NaN 或无穷大，在 CPU 上也是如此",
         )
-    if best.repeatable is None or best.size is None or best.correlation is None:
+    if best.repeatable is None:
         explained = share(best.explained)
         return Words(f"{explained} of the error is {named.en}", f"误差的 {explained} 来自{named.zh}")
+    if best.size is None or best.correlation is None:
+        raise UnjudgeableError(f"cause record: {best.cause} is repeatable, but has no size or correlation")
     return Words(
         f"the error is that of {named.en}, which does not repeat to the digit: {best.size:.2f} times as large as "
         f"emulated, with a correlation of {best.correlation:.2f}",

@@ -25,6 +25,8 @@ Dtype = Annotated[str, OneOf(DTYPES)]
 Precision = Annotated[str, OneOf(("float32", "float64"))]
 Status = Annotated[str, OneOf(("ok", "oom", "error"))]
 Gelu = OneOf(("erf", "tanh", "other"))
+# A few numbers of an embedding, by which it is recognised within tolerance. Of one that is not finite none may be.
+Fingerprint = list[float | None]
 
 T = TypeVar("T")
 
@@ -314,7 +316,7 @@ class Sample(Event, scripts=[ACCURACY]):
     shape: Annotated[list[int], "[1, D] or [1, T, C]"]
     metrics: Annotated[Metrics, FLAT]
     nonfinite: Annotated[int, "NaN and infinite elements of both"]
-    fingerprint: Annotated[list[float] | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
+    fingerprint: Annotated[Fingerprint | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
     worst: Annotated[WorstToken | None, FLAT, "of a hidden_state"] = None
 
 
@@ -349,7 +351,7 @@ class ReferenceSource(Event, scripts=[ACCURACY]):
     model: str
     precisions: list[str]
     preprocess: dict[str, Any]
-    versions: dict[str, Any]
+    versions: Annotated[dict[str, str | None], "of Python, the platform and the packages"]
     code_sha256: str
     git: str | None
 
@@ -483,7 +485,7 @@ class Timed:
     nonfinite: int
     image: Annotated[str, "the first"]
     image_sha256: str
-    fingerprint: list[float]
+    fingerprint: Annotated[Fingerprint, "of its embedding"]
 
 
 @declare
