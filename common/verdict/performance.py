@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.log import formulas, schema
@@ -235,9 +235,8 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
     verified: dict[str, list[float]] = {}
     for sample in accuracy.all(Sample):
         if sample.output == "embedding":
-            if not sample.fingerprint:
-                raise UnjudgeableError("sample record: an embedding without a fingerprint")
-            if verified.setdefault(sample.image_sha256, sample.fingerprint) != sample.fingerprint:
+            fingerprint = finite(sample.fingerprint)
+            if verified.setdefault(sample.image_sha256, fingerprint) != fingerprint:
                 raise UnjudgeableError("sample records: two fingerprints of one image")
     if len(set(map(len, verified.values()))) > 1:
         raise UnjudgeableError("sample records: fingerprints of different lengths")
@@ -246,7 +245,7 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
         if row.status != "ok":
             continue
         name, timed = f"batch {row.batch_size} same embedding", timed_of(row)
-        expected, found = verified.get(timed.image_sha256), timed.fingerprint
+        expected, found = verified.get(timed.image_sha256), finite(timed.fingerprint)
         if expected is None:
             yield Check(name, "no image in common", "one; give both --image", Verdict.CANNOT_JUDGE)
             continue
@@ -255,6 +254,14 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
         verdict = passed(0 < size < math.inf and difference <= bound * size)
         shown = percent(difference / size) if size > 0 else "zero embedding"
         yield Check(name, f"within {shown}", at_most(bound), verdict)
+
+
+def finite(fingerprint: Sequence[float | None] | None) -> list[float]:
+    """The numbers of a fingerprint. Raises UnjudgeableError where there are none, or one is not finite."""
+    numbers = [value for value in fingerprint or () if value is not None]
+    if not fingerprint or len(numbers) < len(fingerprint):
+        raise UnjudgeableError("an embedding without a fingerprint of finite numbers")
+    return numbers
 
 
 # ------------------------------------------------------------------------------------------------- several ranks

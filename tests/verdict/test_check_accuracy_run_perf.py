@@ -217,11 +217,11 @@ UNJUDGEABLE_EDITS = {
     "a run_end in the middle": (
         "accuracy.log", lambda records: records.insert(3, dict(records[-1], status="error")), "in the middle of it"),
     "a format that is true": ("accuracy.log", change("run_start", "format", True), "format True"),
-    "samples in a perf run": ("benchmark.log", insert("sample", output="embedding"), "writes no sample record"),
-    "latencies in an accuracy run": ("accuracy.log", insert("latencies", batch_size=1), "writes no latencies record"),
+    "samples in a perf run": ("benchmark.log", insert("sample", output="embedding"), "writes no 'sample' record"),
+    "latencies in an accuracy run": ("accuracy.log", insert("latencies", batch_size=1), "writes no 'latencies' record"),
     "accuracy in an inference run": (
-        "accuracy.log", change("run_start", "script", "inference.py"), "inference.py writes no sample record"),
-    "an event that nobody knows": ("accuracy.log", insert("bogus"), "writes no bogus record"),
+        "accuracy.log", change("run_start", "script", "inference.py"), "inference.py writes no 'sample' record"),
+    "an event that nobody knows": ("accuracy.log", insert("bogus"), "writes no 'bogus' record"),
     "a field that nobody knows": ("accuracy.log", change("env", "temperature_c", 40), "'temperature_c'"),
     "references that are not named": ("accuracy.log", change("model", "references", None), "None"),
     "references that are not known": ("accuracy.log", lambda records: against_float32(records, "int8"), "reference is"),
