@@ -85,10 +85,8 @@ def why_torch_npu_fails(error: BaseException) -> str:
     reason = first_line(error)
     if "undefined symbol" in reason:
         helps = "torch and torch_npu do not fit each other: each torch_npu is built for one torch"
-    elif ".so" in reason:
-        helps = "source the set_env.sh of the CANN toolkit"
     else:
-        helps = "the CANN that is set, the driver and the card's permissions are what it needs"
+        helps = "source the set_env.sh of the CANN toolkit"
     return f"torch_npu is installed but can't start ({reason}); {helps}"
 
 

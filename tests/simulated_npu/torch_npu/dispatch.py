@@ -13,6 +13,10 @@ from torch_npu.numerics import as_the_device_computes
 
 # operators that take a host tensor beside device tensors, as on a real device
 _MIXED_DEVICES_ALLOWED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "copy"}
+# no torch_npu has a kernel for these
+_WITHOUT_KERNEL = {"special_erfcx"}
+# the cube unit computes no float64
+_CUBE_OPERATORS = {"mm", "bmm", "addmm", "baddbmm", "linear", "convolution", "scaled_dot_product_attention"}
 
 
 def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -29,6 +33,10 @@ def run(op: Any, operator: str, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     launch(operator, device)
     firing = faults.for_call(operator)
     faults.before_kernel(firing, operator, device)
+    if operator in _WITHOUT_KERNEL:
+        faults.fall_back(operator, device)
+    if operator in _CUBE_OPERATORS and any(tensor.dtype == torch.float64 for tensor in tensors_in(list(args))):
+        raise RuntimeError(f"call aclnn{operator} failed, detail: EZ1001: a tensor of DT_DOUBLE is not supported")
 
     memory = _SharedMemory(device)
     host_args = [memory.on_host(arg) for arg in args]

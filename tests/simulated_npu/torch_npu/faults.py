@@ -179,7 +179,7 @@ def before_kernel(faults: Iterable[Fault], operator: str, device: Device) -> Non
             raise RuntimeError(f"call aclnn{operator} failed, detail: EZ9999: Inner Error! (simulated fault)")
         if fault.kind == "oom":
             raise device.out_of_memory(device.capacity - device.allocated + 1)
-        _fall_back(operator, device)
+        fall_back(operator, device)
 
 
 def after_kernel(faults: Iterable[Fault], result: object) -> None:
@@ -190,7 +190,8 @@ def after_kernel(faults: Iterable[Fault], result: object) -> None:
             activity.faults[fault.spec] += 1
 
 
-def _fall_back(operator: str, device: Device) -> None:
+def fall_back(operator: str, device: Device) -> None:
+    """An operator without a kernel of the device's: torch_npu's error or warning, and a wait."""
     if settings.cpu_fallback_disabled:
         raise RuntimeError(
             f"The operator 'aten::{operator}' would execute its main computation on CPU through "

@@ -11,10 +11,11 @@ The file named by SIMULATED_NPU_REPORT gets one object:
 
 import atexit
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch_npu.settings import settings
 
@@ -45,9 +46,17 @@ activity = Activity()
 
 
 def write_at_exit() -> None:
-    """Write the report when this process ends, if SIMULATED_NPU_REPORT names a file."""
-    if settings.report:
-        atexit.register(_write, Path(settings.report))
+    """Write the report when this process ends, by whichever way, if SIMULATED_NPU_REPORT names a file."""
+    if not settings.report:
+        return
+    path, leave = Path(settings.report), os._exit
+    atexit.register(_write, path)
+
+    def write_and_leave(code: int) -> NoReturn:
+        _write(path)
+        leave(code)
+
+    os._exit = write_and_leave
 
 
 def _write(path: Path) -> None:

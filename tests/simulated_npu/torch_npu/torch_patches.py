@@ -1,6 +1,7 @@
 """Replacements for what torch would ask of a device's C++ code, which this device does not have."""
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ def apply() -> None:
     _patch_storage()
     _patch_pin_memory()
     _patch_module_to()
+    _patch_double()
 
 
 def _patch_accelerator() -> None:
@@ -53,6 +55,20 @@ def _patch_storage() -> None:
 def _patch_pin_memory() -> None:
     """Pinned memory is ordinary memory here."""
     torch.Tensor.pin_memory = lambda self, device=None: self.clone()  # type: ignore[method-assign]
+
+
+def _patch_double() -> None:
+    """Tensor.double() gives float32 on the device, with a warning, as torch_npu's does."""
+    double = torch.Tensor.double
+
+    @functools.wraps(double)
+    def double_or_float(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.device.type != "npu":
+            return double(self, *args, **kwargs)
+        warnings.warn("Device do not support double dtype now, dtype cast replace with float.", stacklevel=2)
+        return self.float()
+
+    torch.Tensor.double = double_or_float  # type: ignore[method-assign]
 
 
 def _patch_module_to() -> None:
