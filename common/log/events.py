@@ -32,7 +32,10 @@ T = TypeVar("T")
 
 
 class Event:
-    """What a record holds. `event` is its name, `scripts` those that write it; a docstring begins with: one a what."""
+    """What a record holds. `event` is its name, `scripts` those that write it; a docstring begins with: one per what.
+
+    The docs' table of events is made from these declarations.
+    """
 
     event: ClassVar[str]
     scripts: ClassVar[Sequence[str]]
@@ -57,17 +60,17 @@ def declare(cls: type[T]) -> type[T]:
 class Plan:
     """What a performance run sets out to measure."""
 
-    batch_sizes: list[int]
+    batch_sizes: Annotated[list[int], "to measure"]
     ranks: Annotated[int, "processes that run together"]
 
 
 @declare
 class RunStart(Event):
-    """run, first"""
+    """run, first of all"""
 
-    format: Annotated[int, "of the log"]
-    script: str
-    argv: Annotated[list[str], "paths by their last part"]
+    format: Annotated[int, "the log's version"]
+    script: Annotated[str, "by its file name"]
+    argv: Annotated[list[str], "its arguments, paths by their last part"]
     utc: Annotated[str, "ISO 8601"]
     code_sha256: Annotated[str, "of the scripts and of `common/`"]
     git: Annotated[str | None, "commit, `+dirty` after local changes"]
@@ -76,12 +79,12 @@ class RunStart(Event):
 
 @declare
 class RunEnd(Event):
-    """run, last"""
+    """run, last of all"""
 
     records: Annotated[int, "how many precede it"]
-    records_sha256: str
-    status: Annotated[str, "complete or error"]
-    error: Annotated[str | None, OPTIONAL] = None
+    records_sha256: Annotated[str, "SHA-256 of their JSON texts, each followed by a newline"]
+    status: Annotated[str, "`complete` or `error`"]
+    error: Annotated[str | None, OPTIONAL, "what ended the run"] = None
 
 
 @declare
@@ -106,34 +109,34 @@ PACKAGES = tuple(Packages.__annotations__)
 class Host:
     """The host side of a run's environment; None for what is not there."""
 
-    python: str
+    python: Annotated[str, "version"]
     platform: str
     packages: Annotated[Packages, FLAT, "version"]
     cann: Annotated[str | None, "version"]
     npu_driver: Annotated[str | None, "version"]
     cpu_model: str | None
-    cpu_count: int | None
+    cpu_count: Annotated[int | None, "logical CPUs of the machine"]
     cpu_quota: Annotated[float | None, "CPUs that the container may use at once"]
-    task_queue_enable: Annotated[str | None, "TASK_QUEUE_ENABLE"]
-    visible_devices: Annotated[str | None, "the variable that restricts the devices, NAME=VALUE"]
+    task_queue_enable: Annotated[str | None, "`TASK_QUEUE_ENABLE`"]
+    visible_devices: Annotated[str | None, "the variable that restricts the devices, `NAME=VALUE`"]
 
 
 @declare
 class AllowHf32:
     """torch_npu's switches, as they were in force."""
 
-    conv: bool
-    matmul: bool
+    conv: Annotated[bool, "whether convolutions may round to HF32"]
+    matmul: Annotated[bool, "whether matrix products may"]
 
 
 @declare
 class Npu:
     """What only an NPU has."""
 
-    allow_hf32: AllowHf32
+    allow_hf32: Annotated[AllowHf32, "the switches of `torch_npu`, as they were in force"]
     fallback_disabled: Annotated[bool, "measured: an operator without a kernel raises, and does not run on the CPU"]
-    cube_math_type: Annotated[str | None, OPTIONAL, "torch.npu.matmul.cube_math_type; overrides allow_hf32"] = None
-    compatible_impl: Annotated[str | None, OPTIONAL, "TORCH_NPU_USE_COMPATIBLE_IMPL, the user's"] = None
+    cube_math_type: Annotated[str | None, OPTIONAL, "`torch.npu.matmul.cube_math_type`; overrides `allow_hf32`"] = None
+    compatible_impl: Annotated[str | None, OPTIONAL, "`TORCH_NPU_USE_COMPATIBLE_IMPL`, the user's"] = None
     jit_compile: Annotated[bool | None, OPTIONAL, "operators are compiled when they are first called"] = None
 
 
@@ -142,12 +145,12 @@ class Env(Event):
     """run"""
 
     host: Annotated[Host, FLAT]
-    device: Annotated[str, "of the outputs"]
-    parameters_device: str
+    device: Annotated[str, "of the outputs, such as `npu:0`"]
+    parameters_device: Annotated[str, "of the weights"]
     device_name: str
-    simulated: bool
-    device_count: int
-    cpu_threads: int
+    simulated: Annotated[bool, "the device is a stand-in for tests"]
+    device_count: Annotated[int, "visible devices of this kind; 0 of the CPU"]
+    cpu_threads: Annotated[int, "that PyTorch computes with"]
     npu: Annotated[Npu | None, FLAT, "on an NPU"] = None
 
     @property
@@ -169,28 +172,31 @@ def names_a_simulation(*names: str | None) -> bool:
 
 @declare
 class Probe:
-    """What a device computes. Mantissa bits: 23 float32, 11 HF32, 10 TF32 and float16, 7 bfloat16."""
+    """What a device computes. Bits of a mantissa: 23 float32, 11 HF32, 10 TF32 and float16, 7 bfloat16."""
 
     conv_mantissa_bits: int
     matmul_mantissa_bits: int
     attention_mantissa_bits: int
-    gelu: Annotated[str, Gelu, 'what GELU computes with approximate="none"']
-    gelu_tanh: Annotated[str, Gelu, 'the same with approximate="tanh"']
+    gelu: Annotated[str, Gelu, 'what GELU computes with `approximate="none"`']
+    gelu_tanh: Annotated[str, Gelu, 'the same with `approximate="tanh"`']
 
 
 @declare
 class Numerics(Event):
-    """run"""
+    """run
 
-    probe: Annotated[Probe, FLAT, "of the device"]
+    What the device was found to compute. Of a mantissa float32 keeps 23 bits, HF32 11, TF32 and float16 10, bfloat16 7.
+    """
+
+    probe: Annotated[Probe, FLAT]
     gelu_replaced: Annotated[bool, "GELU is not the device's native one"]
     gelu_by: Annotated[str | None, OPTIONAL, OneOf(("npu_gelu", "formula"))] = None
-    reference: Annotated[Probe, "of the CPU in float32"]
+    reference: Annotated[Probe, "the same of the CPU in float32"]
 
 
 @declare
 class Fallback(Event):
-    """run on an NPU, if any operator fell back"""
+    """run on an NPU, where operators fell back to the CPU"""
 
     operators: Annotated[list[str], "that ran on the CPU"]
 
@@ -198,41 +204,41 @@ class Fallback(Event):
 # --------------------------------------------------------------------------------------------------------- the encoder
 @declare
 class Cost:
-    """What one image costs: 1e9 floating-point operations, a multiplication and an addition being two."""
+    """What one image costs."""
 
-    gflop_per_image: float
-    gflop_by_operator: Annotated[dict[str, float], "matmul, conv, attention, other"]
+    gflop_per_image: Annotated[float, "1e9 floating-point operations, a multiplication and an addition being two"]
+    gflop_by_operator: Annotated[dict[str, float], "of `matmul`, `conv`, `attention` and `other`"]
 
 
 @declare
 class Model(Event):
     """run"""
 
-    model: str
+    model: Annotated[str, "as it was asked for, a folder by its last part"]
     library: Annotated[str, OneOf(("timm", "transformers"))]
-    architecture: str
-    params: int
+    architecture: Annotated[str, "the library's name of it"]
+    params: Annotated[int, "how many"]
     classifier: Annotated[bool, "its embedding is the logits of named classes"]
-    weights_source: Annotated[str, "the hub's id, the path's last part, random or demo"]
+    weights_source: Annotated[str, "the hub's id, the path's last part, `random` or `demo`"]
     weights_sha256: Annotated[str | None, "of the file, or of the shards' hashes in the index's order"]
-    missing_keys: int
-    unexpected_keys: int
+    missing_keys: Annotated[int, "of the encoder, that the weights lack"]
+    unexpected_keys: Annotated[int, "of the weights, that the encoder lacks"]
     left_out_keys: Annotated[int, "of another part than the encoder, such as a task head"]
-    dtype: Dtype
-    input_size: Annotated[list[int], "[3, H, W]"]
-    preprocess: dict[str, Any]
-    numerics: Annotated[str, OneOf(("strict", "fast"))]
-    operators: Annotated[list[str], "of the kinds that the probe covers: conv, matmul, attention, gelu, gelu_tanh"]
-    references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: what it compares with"] = None
-    compiled: Annotated[bool | None, OPTIONAL, "of a perf run"] = None
-    cost: Annotated[Cost | None, FLAT, "of a perf run, where it can be counted"] = None
+    dtype: Annotated[Dtype, "of the weights"]
+    input_size: Annotated[list[int], "`[3, H, W]`"]
+    preprocess: Annotated[dict[str, Any], "how images become pixel values"]
+    numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
+    operators: Annotated[list[str], "of the kinds that are probed: `conv`, `matmul`, `attention`, `gelu`, `gelu_tanh`"]
+    references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: the precisions that it compares with"] = None
+    compiled: Annotated[bool | None, OPTIONAL, "of a perf run: by `torch.compile`"] = None
+    cost: Annotated[Cost | None, FLAT, "of a perf run, where operations can be counted"] = None
 
 
 @declare
 class NonfiniteWeights(Event):
     """run whose output is not finite, where weights are not either"""
 
-    tensors: list[str]
+    tensors: Annotated[list[str], "with a NaN or infinity"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the images
@@ -249,7 +255,7 @@ class Animation(Event):
     """image with several frames, of which the first is taken"""
 
     image: str
-    frames: int
+    frames: Annotated[int, "how many"]
 
 
 @declare
@@ -258,7 +264,7 @@ class TopEntry:
 
     index: int
     value: float | None
-    label: str | None
+    label: Annotated[str | None, "the class, where the model names it"]
 
 
 @declare
@@ -267,7 +273,7 @@ class Inference(Event, scripts=[INFERENCE]):
 
     image: str
     image_sha256: str
-    output_shape: list[int]
+    output_shape: Annotated[list[int], "`[1, D]`"]
     nonfinite: Annotated[int, "NaN and infinite outputs"]
     topk: Annotated[list[TopEntry], "the largest outputs"]
 
@@ -275,21 +281,18 @@ class Inference(Event, scripts=[INFERENCE]):
 # ------------------------------------------------------------------------------------------------------------ accuracy
 @declare
 class Metrics:
-    """How far an output is from its reference; None where a NaN or infinity leaves no number.
+    """How far an output y is from its reference r; None where a NaN or infinity leaves no number."""
 
-    The formulas are in accuracy.metrics.
-    """
-
-    max_abs_error: float | None
-    mean_abs_error: float | None
-    relative_error: Annotated[float | None, "fraction"]
-    relative_l2: Annotated[float | None, "fraction"]
-    nmse: Annotated[float | None, "fraction"]
-    one_minus_cosine: float | None
-    top1_gap: Annotated[float | None, "of the reference's range"]
+    max_abs_error: Annotated[float | None, "`max |y - r|`"]
+    mean_abs_error: Annotated[float | None, "`mean |y - r|`"]
+    relative_error: Annotated[float | None, "`mean |y - r| / mean |r|`, a fraction"]
+    relative_l2: Annotated[float | None, "`||y - r|| / ||r||`, a fraction"]
+    nmse: Annotated[float | None, "`relative_l2` squared"]
+    one_minus_cosine: Annotated[float | None, "keeps the digits that the cosine loses"]
+    top1_gap: Annotated[float | None, "`max r - r[argmax y]`, as a fraction of the range of `r`"]
     cosine_similarity: float | None
-    sqnr_db: Annotated[float | None, "dB; null without any error"]
-    top5_match: Annotated[float | None, "fraction"]
+    sqnr_db: Annotated[float | None, "dB: `-10 log10 nmse`; null without any error"]
+    top5_match: Annotated[float | None, "fraction of the five largest elements that are the same"]
 
 
 METRICS = tuple(Metrics.__annotations__)
@@ -299,36 +302,42 @@ METRICS = tuple(Metrics.__annotations__)
 class WorstToken:
     """The token with the largest error."""
 
-    worst_token: int
+    worst_token: Annotated[int, "with the largest error"]
     worst_token_relative_l2: float | None
 
 
 @declare
 class Sample(Event, scripts=[ACCURACY]):
-    """image, output and reference"""
+    """image, output and reference
+
+    How far the device's output `y` is from the reference `r`. A metric is null where NaN or infinities leave no number.
+    """
 
     image: str
     image_sha256: str
     reference: Annotated[Precision, "on the CPU"]
     output: Output
-    device: str
-    dtype: Dtype
-    shape: Annotated[list[int], "[1, D] or [1, T, C]"]
+    device: Annotated[str, "of the output"]
+    dtype: Annotated[Dtype, "of the output"]
+    shape: Annotated[list[int], "`[1, D]` or `[1, T, C]`"]
     metrics: Annotated[Metrics, FLAT]
     nonfinite: Annotated[int, "NaN and infinite elements of both"]
     fingerprint: Annotated[Fingerprint | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
-    worst: Annotated[WorstToken | None, FLAT, "of a hidden_state"] = None
+    worst: Annotated[WorstToken | None, FLAT, "of a `hidden_state`"] = None
 
 
 @declare
 class Accuracy(Event, scripts=[ACCURACY]):
-    """output and reference"""
+    """output and reference
+
+    Each metric is its own worst of all samples: an error's largest, a similarity's smallest, and null before both.
+    """
 
     output: Output
-    reference: Precision
-    samples: int
-    worst: Annotated[Metrics, FLAT, "the worst of all samples"]
-    nonfinite: int
+    reference: Annotated[Precision, "on the CPU"]
+    samples: Annotated[int, "how many"]
+    worst: Annotated[Metrics, FLAT]
+    nonfinite: Annotated[int, "of all samples"]
     expected_relative_l2: Annotated[float | None, "what rounding to a 16-bit dtype is expected to cost"]
     threshold: Annotated[float, "the bound that was applied, a fraction"]
     result: Annotated[str, OneOf(("PASS", "FAIL"))]
@@ -336,7 +345,7 @@ class Accuracy(Event, scripts=[ACCURACY]):
 
 @declare
 class NoiseFloor(Event, scripts=[ACCURACY]):
-    """output, with --golden"""
+    """output, with `--golden`"""
 
     output: Output
     relative_l2: Annotated[float | None, "of the CPU's float32 against its float64"]
@@ -344,49 +353,51 @@ class NoiseFloor(Event, scripts=[ACCURACY]):
 
 @declare
 class ReferenceSource(Event, scripts=[ACCURACY]):
-    """run with --reference"""
+    """run with `--reference`"""
 
-    file: str
+    file: Annotated[str, "by its name"]
     file_sha256: str
-    model: str
-    precisions: list[str]
-    preprocess: dict[str, Any]
+    model: Annotated[str, "that computed it"]
+    precisions: Annotated[list[str], "`float32`, `float64`"]
+    preprocess: Annotated[dict[str, Any], "how images became pixel values"]
     versions: Annotated[dict[str, str | None], "of Python, the platform and the packages"]
-    code_sha256: str
-    git: str | None
+    code_sha256: Annotated[str, "of the scripts and of `common/`"]
+    git: Annotated[str | None, "commit, `+dirty` after local changes"]
 
 
 @declare
 class Cause(Event, scripts=[ACCURACY]):
-    """hypothesis, after --explain or a FAIL
+    """hypothesis, after `--explain` or a FAIL
 
-    How well a cause explains the device's error y - r, when its emulation gives y_k. All figures are None where NaN or
-    infinities leave no number.
+    How well a cause explains the device's error `y - r`, when its emulation gives `y_k`. A figure is null where
+    NaN or infinities leave no number.
     """
 
-    cause: Annotated[str, "causes joined by +, or unexplained"]
-    explained: Annotated[float | None, "1 - ||y - y_k||^2 / ||y - r||^2"] = None
-    residual: Annotated[float | None, "||y - y_k|| as relative L2, the root mean square of both outputs'"] = None
-    best: bool = False
+    cause: Annotated[str, "causes joined by `+`, or `unexplained`"]
+    explained: Annotated[float | None, "`1 - ||y - y_k||^2 / ||y - r||^2`"] = None
+    residual: Annotated[float | None, "`||y - y_k||` as relative L2, the root mean square of both outputs'"] = None
+    best: Annotated[bool, "the answer; one a run at most"] = False
     correlation: Annotated[float | None, "of the two errors"] = None
-    size: Annotated[float | None, "||y - r|| / ||y_k - r||"] = None
-    repeatable: Annotated[float | None, "the least that y_k explains of the same emulation, disturbed"] = None
+    size: Annotated[float | None, "`||y - r|| / ||y_k - r||`"] = None
+    repeatable: Annotated[
+        float | None, "the least that `y_k` explains of the same emulation, disturbed; null where that was not tried"
+    ] = None
     confirmed: Annotated[float | None, OPTIONAL, "1 - e'^2 / e^2, e' the device's error without the cause"] = None
     without: Annotated[float | None, OPTIONAL, "that error e', as relative L2"] = None
 
 
 @declare
 class Layer(Event, scripts=[ACCURACY]):
-    """block of the main chain, likewise
+    """block of the main chain, after `--explain` or a FAIL
 
-    Its errors are relative L2 of the CPU's output; None where one is not finite.
+    Errors are relative L2 of the CPU's output; null where one is not finite.
     """
 
-    block: int
-    name: str
+    block: Annotated[int, "from 0"]
+    name: Annotated[str, "of the module"]
     propagated: Annotated[float | None, "the error of the device's own output, all that came before included"]
     isolated: Annotated[float | None, "that of the device's block alone, given the CPU's input of this block"]
-    blamed: bool = False
+    blamed: Annotated[bool, "the error arises here; one a run at most"] = False
 
 
 # --------------------------------------------------------------------------------------------------------- performance
@@ -394,36 +405,36 @@ class Layer(Event, scripts=[ACCURACY]):
 class Startup(Event, scripts=[PERF]):
     """run"""
 
-    load_ms: float
-    place_ms: Annotated[float, "copy to the device"]
-    first_call_ms: float
+    load_ms: Annotated[float, "building the encoder and reading its weights"]
+    place_ms: Annotated[float, "copying it to the device"]
+    first_call_ms: Annotated[float, "what a user waits for once"]
 
 
 @declare
 class Windows:
-    """Raw samples: each the time in ms of `calls` calls, queued back to back."""
+    """Raw samples."""
 
-    calls: int
-    samples_ms: list[float]
+    calls: Annotated[int, "of the encoder or the product in one sample, queued back to back"]
+    samples_ms: Annotated[list[float], "each the time of so many calls, synchronised on both sides"]
 
 
 @declare
 class Product:
     """One of the encoder's matrix products, [rows, inner] x [inner, columns], and how fast the device is at it."""
 
-    gflop: Annotated[float, "of an image"]
-    shape: Annotated[list[int], "rows, inner, columns"]
+    gflop: Annotated[float, "1e9 operations of this shape in an image"]
+    shape: Annotated[list[int], "rows, inner, columns: `[rows, inner] x [inner, columns]`"]
     windows: Annotated[Windows, FLAT]
 
 
 @declare
 class Limit(Event, scripts=[PERF]):
-    """run, before the sweep and after it"""
+    """run and phase, before the sweep and after it, where operations can be counted"""
 
     phase: Annotated[str, OneOf(("before", "after"))]
     dtype: Dtype
-    gemm_tflops: Annotated[float, "1e12 operations a second over the encoder's shapes"]
-    shapes: list[Product]
+    gemm_tflops: Annotated[float, "1e12 operations a second over the shapes, each at its best window"]
+    shapes: Annotated[list[Product], "the encoder's main matrix products"]
 
 
 @declare
@@ -439,25 +450,25 @@ class Latencies(Event, scripts=[PERF]):
 class LatencyFigures:
     """Of one synchronised time a call; a percentile is None where the samples are too few to bound it."""
 
-    n: Annotated[int, "samples"]
+    n: Annotated[int, "samples of the latency pass"]
     avg_latency_ms: float
     min_latency_ms: float
     max_latency_ms: float
-    p50_latency_ms: float | None
-    p90_latency_ms: float | None
-    p95_latency_ms: float | None
-    p99_latency_ms: float | None
-    iqr_latency_ms: float | None
-    stable: Annotated[bool, "the interquartile range is at most 10 % of the median"]
+    p50_latency_ms: Annotated[float | None, "null below 5 samples"]
+    p90_latency_ms: Annotated[float | None, "null below 29 samples"]
+    p95_latency_ms: Annotated[float | None, "null below 59 samples"]
+    p99_latency_ms: Annotated[float | None, "null below 299 samples"]
+    iqr_latency_ms: Annotated[float | None, "interquartile range; null below 5 samples"]
+    stable: Annotated[bool, "that range is at most 10 % of the median"]
 
 
 @declare
 class LimitFigures:
     """The throughput pass beside the limit; None without one."""
 
-    achieved_tflops: float | None
-    limit_tflops: float | None
-    percent_of_limit: Annotated[float | None, "fraction"]
+    achieved_tflops: Annotated[float | None, "of the throughput pass; null without a limit"]
+    limit_tflops: Annotated[float | None, "the larger of the two that were measured"]
+    percent_of_limit: Annotated[float | None, "a fraction"]
 
 
 @declare
@@ -466,7 +477,7 @@ class Figures:
 
     latency: Annotated[LatencyFigures, FLAT]
     throughput_ips: Annotated[float, "images a second"]
-    end_to_end_ips: Annotated[float, "with decoding, preprocessing and the copies"]
+    end_to_end_ips: Annotated[float, "images a second with decoding, preprocessing and the copies"]
     limit: Annotated[LimitFigures, FLAT]
 
 
@@ -474,15 +485,15 @@ class Figures:
 class Timed:
     """A batch size that was timed."""
 
-    device: str
-    dtype: Dtype
-    first_call_ms: float
-    warmup_calls: int
-    warmup_stable: bool
+    device: Annotated[str, "of the outputs"]
+    dtype: Annotated[Dtype, "of the outputs"]
+    first_call_ms: Annotated[float, "at this batch size"]
+    warmup_calls: Annotated[int, "untimed calls"]
+    warmup_stable: Annotated[bool, "its last two windows agreed within 5 %"]
     figures: Annotated[Figures, FLAT]
-    peak_memory_mb: Annotated[float | None, "MiB; null on the CPU"]
-    output_relative_l2: Annotated[float | None, "the timed outputs against those of the images alone"]
-    nonfinite: int
+    peak_memory_mb: Annotated[float | None, "MiB that tensors took at most; null on the CPU"]
+    output_relative_l2: Annotated[float | None, "the timed outputs' worst error against those of the images alone"]
+    nonfinite: Annotated[int, "NaN and infinite elements of the timed outputs"]
     image: Annotated[str, "the first"]
     image_sha256: str
     fingerprint: Annotated[Fingerprint, "of its embedding"]
@@ -502,40 +513,40 @@ class Perf(Event, scripts=[PERF]):
 class Share:
     """What one rank did of a batch size."""
 
-    node: int
+    node: Annotated[int, "the machine, from 0"]
     device: str
     status: Status
     windows: Annotated[Windows, FLAT]
-    output_relative_l2: float | None
-    nonfinite: int
+    output_relative_l2: Annotated[float | None, "as in `perf`"]
+    nonfinite: Annotated[int, "as in `perf`"]
 
 
 @declare
 class Scaling:
     """What several ranks reached together."""
 
-    throughput_ips: Annotated[list[float], "of each rank"]
-    total_throughput_ips: float
+    throughput_ips: Annotated[list[float], "images a second of each rank"]
+    total_throughput_ips: Annotated[float, "their sum"]
     alone_throughput_ips: Annotated[float, "of the first rank while the others waited"]
     scaling_efficiency: Annotated[float, "the total as a fraction of so many ranks alone"]
-    alone: Windows
+    alone: Annotated[Windows, "what the first rank measured then"]
 
 
 @declare
 class Ranks(Event, scripts=[PERF]):
-    """batch size, under torchrun"""
+    """batch size, under `torchrun`"""
 
     batch_size: int
     status: Status
     scaling: Annotated[Scaling | None, FLAT, "where it is ok"] = None
-    shares: list[Share]
+    shares: Annotated[list[Share], "what each rank measured"]
 
 
 @declare
 class Speedup(Event, scripts=[PERF]):
     """run with a CPU baseline"""
 
-    speedup: float
-    baseline_latency_ms: Annotated[float, "of the CPU in float32 at batch size 1"]
-    baseline_threads: int
-    baseline_samples_ms: list[float]
+    speedup: Annotated[float, "`baseline_latency_ms` over the device's `avg_latency_ms` at batch size 1"]
+    baseline_latency_ms: Annotated[float, "mean of the CPU in float32 at batch size 1"]
+    baseline_threads: Annotated[int, "of the CPU"]
+    baseline_samples_ms: Annotated[list[float], "each the time of a call"]

@@ -270,15 +270,6 @@ def texts_in(code: str) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("name", ["log.md", "log.zh-CN.md"])
-def test_every_event_of_the_log_is_described(name: str) -> None:
-    table = Page(ROOT / "docs" / name).text.partition("<!-- events:begin -->")[2].partition("<!-- events:end -->")[0]
-    source = "".join(path.read_text(encoding="utf-8") for path in production_files())
-    events = set(re.findall(r'\.record\(\s*"(\w+)"', source))
-    assert len(events) > 12
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == events
-
-
 # ----------------------------------------------------------------------------------------------- links and layout
 def place_of(link: str, page: Page) -> tuple[Path, int | None]:
     """The file that a link leads to, and which of its headings. Raises ValueError for a heading that is not there."""

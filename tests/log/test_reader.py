@@ -240,7 +240,7 @@ def test_a_damaged_record_is_refused_with_its_line(lines: Lines, damage: str) ->
 
 SOUND = {
     "a large number": b'{"run":"a","seq":0,"event":"x","v":1.5e300}',
-    "as deep as may be": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 15 + b"]" * 15 + b"}",
+    "as deep as may be": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 15 + b"]" * 15 + b',"w":[]}',
     "many lists, but not deep": b'{"run":"a","seq":0,"event":"x","v":[' + b"[]," * 50 + b"[]]}",
     "brackets in a text": b'{"run":"a","seq":0,"event":"x","v":"' + b"[" * 50 + b'"}',
 }  # fmt: skip
