@@ -120,9 +120,9 @@ def windows_of(run: Run, batch_size: int, name: str) -> Windows:
 
 
 def require_times(windows: Windows, event: str) -> Windows:
-    """The windows as they are, if they are any. Raises UnjudgeableError for none, or times that are not above 0."""
+    """The windows as they are. Raises UnjudgeableError where nothing was timed."""
     if windows.calls < 1 or not windows.samples_ms or min(windows.samples_ms) <= 0:
-        raise UnjudgeableError(f"{event} record: no times above 0 of one call or more")
+        raise UnjudgeableError(f"{event} record: no samples_ms, or some not above 0, or calls below 1")
     return windows
 
 
