@@ -265,7 +265,7 @@ UNJUDGEABLE_EDITS = {
     "no batch sizes at all": ("benchmark.log", without("run_start", "batch_sizes", "ranks"), "no batch_sizes"),
     "a batch size without its figures": ("benchmark.log", only_status, "ok, without figures"),
     "more calls than can be counted": ("benchmark.log", of_one_batch("calls", 1e300), "calls is 1e+300"),
-    "no calls": ("benchmark.log", of_one_batch("calls", 0), "one call or more"),
+    "no calls": ("benchmark.log", of_one_batch("calls", 0), "calls below 1"),
     "times whose sum overflows": ("benchmark.log", of_one_batch("samples_ms", [1e308] * 5), "figures out of range"),
     "an operator that is not counted": (
         "benchmark.log", change("model", "gflop_by_operator", {"magic": 1.0}), "an operator that is not counted"),
