@@ -972,6 +972,17 @@ def test_ranks_without_their_samples_cannot_be_judged(edit: Edit, check: Check, 
     assert check(evidence / "accuracy.log", log)[0] == 2
 
 
+def test_a_run_on_one_rank_has_none_beside_it(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = both(on_two_ranks, change("run_start", "ranks", 1))
+    code, output = check(evidence / "accuracy.log", edited(evidence / "benchmark.log", tmp_path / "one.log", edit))
+    assert code == 1
+    assert [row.split()[2:7] for row in failing(output)] == [["ranks", "2,", "ok", "1,", "ok"]] * 2
+    log = edited(tmp_path / "one.log", tmp_path / "half.log", drop("ranks", batch_size=2))
+    assert check(evidence / "accuracy.log", log)[0] == 2
+    log = edited(log, tmp_path / "other.log", change("ranks", "batch_size", 7))
+    assert check(evidence / "accuracy.log", log)[0] == 2
+
+
 def test_ranks_share_one_cpu_but_no_npu(check: Check, evidence: Path, tmp_path: Path) -> None:
     log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", on_two_ranks)
     code, output = check(evidence / "accuracy.log", log)
