@@ -51,7 +51,8 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
         raise UnjudgeableError("run_start record: no batch_sizes")
     found, wanted = sorted(row.batch_size for row in run.all(Perf)), sorted({1, *plan.batch_sizes})
     complete = found == wanted == sorted(plan.batch_sizes) and wanted[0] == 1
-    complete &= {latencies.batch_size for latencies in run.all(Latencies)} <= set(wanted)
+    complete &= {each.batch_size for each in run.all(Latencies)} <= set(wanted)
+    complete &= {each.batch_size for each in run.all(Ranks)} <= set(wanted)
     yield Check("batch sizes", " ".join(map(str, found)), " ".join(map(str, wanted)), judgeable(complete))
     if not complete:
         return
@@ -77,7 +78,7 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
         latency = figures[1].latency.avg_latency_ms
         verdict = passed(latency <= bounds.max_latency_ms)
         yield Check("batch 1 avg_latency_ms", f"{latency:.3f}", f"<= {bounds.max_latency_ms:g}", verdict)
-    if plan.ranks != 1:
+    if plan.ranks != 1 or run.all(Ranks):
         for batch_size in plan.batch_sizes:
             yield from check_ranks(run, batch_size, plan.ranks)
     for speedup in run.all(Speedup):
@@ -120,9 +121,9 @@ def windows_of(run: Run, batch_size: int, name: str) -> Windows:
 
 
 def require_times(windows: Windows, event: str) -> Windows:
-    """The windows as they are, if they are any. Raises UnjudgeableError for none, or times that are not above 0."""
+    """The windows as they are. Raises UnjudgeableError where nothing was timed."""
     if windows.calls < 1 or not windows.samples_ms or min(windows.samples_ms) <= 0:
-        raise UnjudgeableError(f"{event} record: no times above 0 of one call or more")
+        raise UnjudgeableError(f"{event} record: no samples_ms, or some not above 0, or calls below 1")
     return windows
 
 

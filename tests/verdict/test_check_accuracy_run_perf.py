@@ -265,7 +265,7 @@ UNJUDGEABLE_EDITS = {
     "no batch sizes at all": ("benchmark.log", without("run_start", "batch_sizes", "ranks"), "no batch_sizes"),
     "a batch size without its figures": ("benchmark.log", only_status, "ok, without figures"),
     "more calls than can be counted": ("benchmark.log", of_one_batch("calls", 1e300), "calls is 1e+300"),
-    "no calls": ("benchmark.log", of_one_batch("calls", 0), "one call or more"),
+    "no calls": ("benchmark.log", of_one_batch("calls", 0), "calls below 1"),
     "times whose sum overflows": ("benchmark.log", of_one_batch("samples_ms", [1e308] * 5), "figures out of range"),
     "an operator that is not counted": (
         "benchmark.log", change("model", "gflop_by_operator", {"magic": 1.0}), "an operator that is not counted"),
@@ -969,6 +969,17 @@ def test_ranks_without_their_samples_cannot_be_judged(edit: Edit, check: Check, 
         edit(records)
 
     log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", on_ranks)
+    assert check(evidence / "accuracy.log", log)[0] == 2
+
+
+def test_a_run_on_one_rank_has_none_beside_it(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edit = both(on_two_ranks, change("run_start", "ranks", 1))
+    code, output = check(evidence / "accuracy.log", edited(evidence / "benchmark.log", tmp_path / "one.log", edit))
+    assert code == 1
+    assert [row.split()[2:7] for row in failing(output)] == [["ranks", "2,", "ok", "1,", "ok"]] * 2
+    log = edited(tmp_path / "one.log", tmp_path / "half.log", drop("ranks", batch_size=2))
+    assert check(evidence / "accuracy.log", log)[0] == 2
+    log = edited(log, tmp_path / "other.log", change("ranks", "batch_size", 7))
     assert check(evidence / "accuracy.log", log)[0] == 2
 
 

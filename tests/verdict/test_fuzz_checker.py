@@ -15,7 +15,8 @@ from conftest import PERF_QUICK, ROOT
 from helpers.logs import MARKER
 
 import check_accuracy_run_perf as checker
-from common.log import runlog
+from common.log import reader
+from common.verdict import judging
 
 SEEDS = 5
 MUTANTS = 1000  # for each seed
@@ -59,7 +60,7 @@ def test_no_mutant_passes_unless_its_meaning_is_unchanged(seed: int, pairs: list
 
 
 def test_the_fuzzer_notices_a_gate_that_is_gone(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checker, "check_common_facts", lambda runs: checker.check_integrity(runs[0]))
+    monkeypatch.setattr(judging, "check_common_facts", lambda runs: judging.check_integrity(runs[0]))
     assert fuzz_checker.fuzz(pairs, 300, 0).faults["false PASS"]
 
 
@@ -121,4 +122,4 @@ def test_a_large_log_takes_little_memory_and_time(
     assert len(errors.splitlines()) <= 1
     assert peak < 300
     assert seconds < 10  # 200 MB in 10 s, with a factor of 5 for a busy machine
-    assert runlog.LONGEST_LINE < 40 * MIB
+    assert reader.LONGEST_LINE < 40 * MIB

@@ -8,31 +8,30 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from common.log.runlog import Run
 from conftest import ROOT
+from helpers.logs import MARKER, read_records
 
 from common.errors import UserError
+from common.log.conclusions import Words
+from common.log.reader import Run, read_runs
 from common.verdict import files
-from common.verdict.evidence import Check, Group, Judgement, Verdict, Words
+from common.verdict.evidence import Check, Group, Judgement, Verdict
+from common.verdict.judging import read_logs
 
+EARLIER = ROOT / "tests" / "data" / "earlier_logs"
 HOSTILE = "a\x00b\x1b[31m<&>\"']]>\n\ud800\ufffe\u202e"
 
 
-def run(script: str) -> Run:
-    common = {"run": script[:12], "seq": 0}
-    env = {"event": "env", "device": "npu:0", "device_name": "Ascend910B2", "simulated": False, "torch_npu": "2.9.0"}
-    model = {"event": "model", "model": "timm/tiny", "dtype": "float32", "numerics": "strict", "params": 7}
-    perf = {"event": "perf", "batch_size": 1, "status": "ok", "throughput_ips": 42.5, "fingerprint": [1.0]}
-    start = {"event": "run_start", "script": script, "utc": "2026-01-01T00:00:00+00:00"}
-    end = {"event": "run_end", "records": 4, "records_sha256": "0" * 64}
-    return Run([{**common, **record} for record in (start, env, model, perf, end)], log="benchmark.log")
+def run_of(log: str) -> Run:
+    (run,) = read_logs([str(EARLIER / log)])
+    return run
 
 
 def judgement(*verdicts: Verdict, name: str = "batch 1 status") -> Judgement:
     """One check of what was read, and one of a group for each verdict."""
     checks = [Check(f"{name} {place}", "found", "<= wanted", verdict) for place, verdict in enumerate(verdicts)]
-    perf = run("accuracy_run_perf.py")
-    group = Group("timm/tiny float32 strict npu:0", [perf], checks, [Words("a remark", "一条说明")])
+    perf = run_of("pass.benchmark.log")
+    group = Group("demo float32 strict cpu", [perf], checks, [Words("a remark", "一条说明")])
     return Judgement([Check("accuracy_run_perf.py x", "4", "a whole run", Verdict.PASS), *checks], [group], [perf])
 
 
@@ -42,12 +41,45 @@ def test_json_holds_the_verdict_its_checks_and_the_records_figures(tmp_path: Pat
     assert (found["format"], found["verdict"], found["exit_code"], found["error"]) == (1, "FAIL", 1, None)
     assert found["checks"][2] == {"name": "batch 1 status 1", "value": "found", "bound": "<= wanted", "verdict": "FAIL"}
     assert found["remarks"] == ["a remark"]
-    assert found["runs"][0]["records_sha256"] == "0" * 64
+    assert found["runs"] == [
+        {
+            "run": "11f99a63ee9b8bf9",
+            "script": "accuracy_run_perf.py",
+            "utc": "2026-11-26T18:22:39+00:00",
+            "log": "pass.benchmark.log",
+            "records": 15,
+            "records_sha256": "169c086db6725b696f9e906c0b2cda463e0c09e428a4cc0afaca9530068e5229",
+            "problems": [],
+        }
+    ]
     group = found["groups"][0]
-    assert (group["verdict"], group["model"], group["device"]) == ("FAIL", "timm/tiny", "npu:0")
-    assert group["perf"] == [{"batch_size": 1, "status": "ok", "throughput_ips": 42.5}]
+    assert (group["verdict"], group["model"], group["device"]) == ("FAIL", "demo", "cpu")
     assert group["simulated"] is False
+    assert group["runs"] == [found["runs"][0]["run"]]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["v.json"]
+
+
+@pytest.mark.parametrize(
+    "log", ["strict.accuracy.log", "strict.benchmark.log", "fail.accuracy.log", "fail.benchmark.log"]
+)
+def test_json_holds_the_figures_of_the_records(log: str) -> None:
+    """All that a record says, but for what identifies it and what only a check reads."""
+    found = files.as_json(Judgement([], [Group("a title", [run_of(log)])]))["groups"][0]
+    left_out = {"run", "seq", "event", "fingerprint", "shares", "alone", "baseline_samples_ms"}
+    for event in ("accuracy", "cause", "layer", "perf", "ranks", "speedup"):
+        records = [record for record in read_records(EARLIER / log) if record["event"] == event]
+        assert found[event] == [{key: record[key] for key in record if key not in left_out} for record in records]
+    assert found["simulated"] is True
+
+
+def test_json_holds_what_is_known_of_a_run_that_is_not_whole() -> None:
+    text = (EARLIER / "pass.accuracy.log").read_bytes()
+    lines = [line for line in text.splitlines() if MARKER.encode() in line]
+    for part in (lines[:-1], lines[1:]):
+        (run,) = read_runs(part)
+        found = files.as_json(Judgement([], runs=[run]))["runs"][0]
+        assert found["run"] == run.id
+        assert found["problems"] == run.problems != []
 
 
 def test_nothing_that_was_checked_is_no_pass() -> None:
