@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with launch.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
         if rank.count > 1:
             raise UserError("accuracy_run.py proves one device: run it without torchrun")
-        launch.set_environment(args.device, args.numerics)
+        launch.set_environment(args.device)
         with launch.import_errors():
             from common import session
             from common.accuracy import comparison, reference, saved_reference

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank = Rank.of_this_process()
     plan = Plan(batch_sizes=batch_sizes, ranks=rank.count)
     with launch.open_log(args, SCRIPT, "benchmark.log", rank.index, plan) as log:
-        launch.set_environment(args.device, args.numerics)
+        launch.set_environment(args.device)
         with launch.import_errors():
             import torch
 

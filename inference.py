@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank.index == 0:
             environment.write_check(args.log_dir)
         require_output(args.output, args.resume, rank)
-        launch.set_environment(args.device, args.numerics)
+        launch.set_environment(args.device)
         with launch.import_errors():
             from common import session
             from common.device import devices

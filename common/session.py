@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.cli import environment
-from common.device import devices, fallback
+from common.device import chips, devices, fallback
 from common.device.numerics import Numerics, in_force
 from common.encoder import weights
 from common.encoder.base import Encoder
@@ -83,7 +83,10 @@ def start(log: RunLog, device: str, dtype: str, numerics: str) -> Iterator[Sessi
     if not isinstance(log, NoLog):
         environment.write_check(log.folder, device=str(chosen), device_name=name)
     log.line(f"Device: {chosen} ({name}), {dtype}")
+    for warning in chips.warnings_of(chosen, name, dtype):
+        log.line(f"warning: {warning}")
     with (
+        devices.late_failures_of(chosen),
         fallback.noticed(chosen.type) as fallen_back,
         in_force(numerics, chosen, getattr(torch, dtype)) as found,
     ):
@@ -101,16 +104,20 @@ def describe_environment(module: nn.Module, output: Tensor) -> Env:
     if device.type == "npu":
         torch_npu = devices.device_module(device)
         host = replace(host, cann=_cann_version(torch_npu) or host.cann)
+        cube_math_type = getattr(torch_npu.matmul, "cube_math_type", None)
         npu = Npu(
             allow_hf32=AllowHf32(conv=torch_npu.conv.allow_hf32, matmul=torch_npu.matmul.allow_hf32),
-            fallback_disabled=os.environ.get("TORCH_NPU_FALLBACK_CPU_DISABLE") == "1",
+            fallback_disabled=fallback.is_disabled(device),
+            cube_math_type=None if cube_math_type is None else cube_math_type.name,
+            compatible_impl=os.environ.get("TORCH_NPU_USE_COMPATIBLE_IMPL"),
+            jit_compile=chips.compiles_operators(device),
         )
     return Env(
         host=host,
         device=str(device),
         parameters_device=str(next(module.parameters()).device),
         device_name=name,
-        simulated=device.type == "npu" and names_a_simulation(name, host.packages.torch_npu),
+        simulated=device.type == "npu" and names_a_simulation(name, host.packages.torch_npu, host.cann),
         device_count=0 if device.type == "cpu" else devices.device_module(device).device_count(),
         cpu_threads=torch.get_num_threads(),
         npu=npu,

@@ -82,17 +82,18 @@ def worst_token(reference: Tensor, candidate: Tensor) -> tuple[int, float | None
     return token, float(error[token]) if error[token].isfinite() else None
 
 
-def fingerprint(embedding: Tensor) -> list[float]:
+def fingerprint(embedding: Tensor) -> list[float | None]:
     """A few numbers of an embedding [D] by which it is recognised within tolerance.
 
     They are its products with seeded vectors of random signs. Such projections keep distances: the relative L2
     difference of two fingerprints is that of the embeddings within about 1/sqrt(FINGERPRINT_SIZE) of its value
     (Achlioptas, 2003, "Database-friendly random projections").
     """
-    values = embedding.double().flatten().cpu()
+    values = embedding.cpu().double().flatten()  # an NPU has no float64
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (FINGERPRINT_SIZE, values.numel()), generator=generator).double() * 2 - 1
-    return (signs @ values / math.sqrt(FINGERPRINT_SIZE)).tolist()
+    products: list[float | None] = (signs @ values / math.sqrt(FINGERPRINT_SIZE)).tolist()
+    return products
 
 
 def count_nonfinite(*outputs: Tensor) -> int:

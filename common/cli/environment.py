@@ -44,6 +44,12 @@ def visible_devices() -> str | None:
     return next((f"{name}={os.environ[name]}" for name in names if name and name in os.environ), None)
 
 
+def descends(visible: str | None) -> bool:
+    """Whether a variable NAME=1,0 lists devices in another order than the ascending one, in which CANN wants them."""
+    numbers = [int(number) for number in (visible or "").partition("=")[2].split(",") if number.strip().isdecimal()]
+    return numbers != sorted(numbers)
+
+
 def write_check(log_dir: Path, **device: str) -> None:
     """Write env_check.log, the environment table that comes first of all; `device` adds what torch said of it."""
     checked = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -73,9 +79,14 @@ def package_folder(package: str) -> Path | None:
 
 def cann_version() -> str | None:
     """The CANN toolkit's version from its install record (Ascend documents `ascend_toolkit_install.info`)."""
-    toolkit = Path(os.environ.get("ASCEND_HOME_PATH") or ASCEND_HOME / "ascend-toolkit" / "latest")
+    set_one = os.environ.get("ASCEND_HOME_PATH")
+    usual = [ASCEND_HOME / "ascend-toolkit" / "latest", ASCEND_HOME / "cann", *sorted(ASCEND_HOME.glob("cann-*"))]
     name = "ascend_toolkit_install.info"
-    return _first_version([toolkit / name, *sorted(toolkit.glob(f"*/{name}"))])  # */: one folder an architecture
+    toolkits = [Path(set_one)] if set_one else usual
+    # */: one folder an architecture
+    return _first_version(
+        [path for toolkit in toolkits for path in (toolkit / name, *sorted(toolkit.glob(f"*/{name}")))]
+    )
 
 
 def npu_driver_version() -> str | None:

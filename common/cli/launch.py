@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from common.errors import EXIT_ERROR, EXIT_INTERRUPTED, UserError
+from common.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNFORESEEN, DeviceError, UserError, first_line
 from common.log.events import Plan
 from common.log.framing import printable
 from common.log.writer import NoLog, RunLog
@@ -38,19 +38,17 @@ def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0
         raise UserError(f"the log {path} can't be written: {error.strerror}; --log-dir names another folder") from error
 
 
-def set_environment(device: str, numerics: str) -> None:
+def set_environment(device: str) -> None:
     """Set the switches that torch_npu reads when torch starts, unless the user has; call it before torch is imported.
 
-    TORCH_NPU_FALLBACK_CPU_DISABLE: an operator that the NPU lacks raises, and does not run on the CPU unseen.
-    TORCH_NPU_USE_COMPATIBLE_IMPL: GELU computes what `approximate` asks for (torch_npu 26 and newer).
+    TORCH_NPU_FALLBACK_CPU_DISABLE: an operator that the NPU lacks raises, and does not run on the CPU unseen, in those
+    builds of torch_npu that know the variable.
     TORCH_DEVICE_BACKEND_AUTOLOAD: the CPU needs no torch_npu, which can't start without CANN.
     """
     if device == "cpu":
         os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-        return
-    os.environ.setdefault("TORCH_NPU_FALLBACK_CPU_DISABLE", "1")
-    if numerics == "strict":
-        os.environ.setdefault("TORCH_NPU_USE_COMPATIBLE_IMPL", "1")
+    else:
+        os.environ.setdefault("TORCH_NPU_FALLBACK_CPU_DISABLE", "1")
 
 
 @contextmanager
@@ -79,42 +77,56 @@ def import_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "backend extension" not in str(error):
             raise
-        raise UserError(
-            "torch_npu is installed but can't start, most likely for want of CANN: source the set_env.sh of the CANN "
-            "toolkit, or run on the CPU with TORCH_DEVICE_BACKEND_AUTOLOAD=0 and --device cpu"
-        ) from error
+        raise UserError(f"{why_torch_npu_fails(error.__cause__ or error)}; --device cpu runs without it") from error
+
+
+def why_torch_npu_fails(error: BaseException) -> str:
+    """What keeps torch_npu from starting, with what helps, by what its import said."""
+    reason = first_line(error)
+    if "undefined symbol" in reason:
+        helps = "torch and torch_npu do not fit each other: each torch_npu is built for one torch"
+    elif ".so" in reason:
+        helps = "source the set_env.sh of the CANN toolkit"
+    else:
+        helps = "the CANN that is set, the driver and the card's permissions are what it needs"
+    return f"torch_npu is installed but can't start ({reason}); {helps}"
 
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main and leave with its exit code.
 
     A UserError becomes one line on stderr and exit 2, and so does what storage refuses: a full disk, a file that may
-    not be read.
+    not be read. Anything else is a fault of ours: a traceback, and an exit code that is no verdict's.
     """
+    failed = False
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name the terminal's encoding lacks must not end the run
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in STORAGE:
-            raise
-        if "--debug" in sys.argv[1:]:
-            traceback.print_exc()
-        print(f"error: {printable(_described(error))}", file=sys.stderr)
-        code = EXIT_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
+    except Exception as error:
+        known = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in STORAGE)
+        if not known or "--debug" in sys.argv[1:]:
+            traceback.print_exc()
+        if known:
+            print(f"error: {printable(_described(error))}", file=sys.stderr)
+        code = EXIT_ERROR if known else EXIT_UNFORESEEN
+        failed = isinstance(error, DeviceError)
     try:
         sys.stdout.flush()
     except OSError:  # said already; at its own end Python would say it again, and leave with another code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if failed:
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
-def _described(error: UserError | OSError) -> str:
+def _described(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)

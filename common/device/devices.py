@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -14,10 +15,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.cli import environment
+from common.cli.launch import why_torch_npu_fails
 from common.cli.options import ACCELERATORS
-from common.errors import UserError, first_line
+from common.errors import LONGEST_REASON, DeviceError, UserError, first_line
 
 MIB = 1024 * 1024
+# In what torch and torch_npu raise for a device.
+DRIVER_WORDS = ("NPU", "ACL", "ERR0", "aclnn", "error code", "CUDA", "cuDNN", "CUBLAS")
+CANN_CODE = re.compile(r"(E[A-Z]?\d{4,5}: |\[Error\]: )")
 Outputs = tuple[Tensor, Tensor]  # embedding [B, D], hidden_state [B, T, C]
 
 
@@ -35,7 +40,9 @@ def select_device(name: str) -> torch.device:
     if reason:
         raise UserError(f"--device {name}: {reason}; --device cpu runs without it")
     device = torch.device(kind, int(index or 0))
-    device_module(device).set_device(device)
+    with failures_of(device, "to start"):
+        device_module(device).set_device(device)
+        synchronize(device)
     return device
 
 
@@ -47,15 +54,17 @@ def _why_absent(kind: str, index: int) -> str | None:
         try:
             importlib.import_module("torch_npu")  # registers torch.npu where torch did not load it by itself
         except (ImportError, OSError, RuntimeError) as error:
-            return f"torch_npu can't start ({first_line(error)}); source the set_env.sh of the CANN toolkit"
+            return why_torch_npu_fails(error)
     module = getattr(torch, kind)
     owner = "torch_npu" if kind == "npu" else "torch"
-    count = module.device_count() if module.is_available() else 0
+    with failures_of(torch.device(kind, index), "to start"):
+        count = module.device_count() if module.is_available() else 0
     if index < count:
         return None
     visible = environment.visible_devices()
     found = f"{count} {kind.upper()} device{'' if count == 1 else 's'}{f' with {visible}' if visible else ''}"
-    return f"{owner} {environment.package_version(owner)} finds {found}"
+    order = "; CANN wants the devices in ascending order there" if environment.descends(visible) else ""
+    return f"{owner} {environment.package_version(owner)} finds {found}{order}"
 
 
 def device_module(device: torch.device) -> ModuleType:
@@ -162,15 +171,38 @@ def encode_singly(
 
 @contextmanager
 def failures_of(device: torch.device, doing: str) -> Iterator[None]:
-    """Report what the device can't do in the block as a UserError. On the CPU only memory is no fault of ours."""
+    """Report what the device can't do in the block as a DeviceError. On the CPU only memory is no fault of ours."""
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise UserError(f"{device} is out of memory {doing}") from error
+            raise DeviceError(f"{device} is out of memory {doing}") from error
         if device.type == "cpu":
             raise
-        raise UserError(f"{device} failed {doing}: {first_line(error)}") from error
+        raise DeviceError(f"{device} failed {doing}: {_reason(error)}") from error
+
+
+@contextmanager
+def late_failures_of(device: torch.device) -> Iterator[None]:
+    """Likewise for a whole run, of what torch's driver says so plainly.
+
+    An operator that failed is told of by any later call that waits for the device, a copy or a reading too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = any(word in str(error) for word in DRIVER_WORDS) or is_out_of_memory(error)
+        if device.type == "cpu" or not told:
+            raise
+        with failures_of(device, "during the run"):
+            raise
+
+
+def _reason(error: RuntimeError) -> str:
+    """The error in a line, with what CANN says of it further down, and without what it says of asynchronous calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines[1:] if CANN_CODE.match(line)), "")
+    return f"{first_line(error)}{f' ({told})' if told else ''}"[: 2 * LONGEST_REASON]
 
 
 def dtype_name(dtype: torch.dtype) -> str:

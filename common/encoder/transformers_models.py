@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor, nn
 
 from common.device.devices import Outputs
-from common.encoder import hubs, random_weights, weights
+from common.encoder import hubs, npu_blind, random_weights, weights
 from common.encoder.base import Encoder, as_tokens
 from common.encoder.checkpoints import CARRIED_CONFIGS, Checkpoint, read_json
 from common.errors import UserError, first_line
+
+transformers: Any = npu_blind.import_transformers()
 
 # The preprocessing of a checkpoint that comes without its own; `size` follows from its config.
 IMAGENET_PREPROCESSING = {

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from common.log.events import Cause, Layer
-from common.log.figures import percent
+from common.log.figures import percent, share
 from common.log.formulas import STANDS_OUT, rounding_of, size_of
+from common.log.reader import UnjudgeableError
 
 
 class Words(NamedTuple):
@@ -23,7 +24,9 @@ class Words(NamedTuple):
 
 
 UNEXPLAINED = "unexplained"
+ATTENTION = "attention"
 CAUSES = {
+    ATTENTION: Words("the device's fused attention", "设备的融合注意力算子"),
     "bfloat16": Words("bfloat16 rounding", "bfloat16 舍入"),
     "conv_hf32": Words("HF32 in the convolutions", "卷积使用 HF32"),
     "float16": Words("float16 rounding", "float16 舍入"),
@@ -33,22 +36,33 @@ CAUSES = {
 
 
 def conclude_causes(causes: Sequence[Cause]) -> Words:
-    """Which cause is the best, from all `cause` events of a run."""
+    """Which cause is the best, from all `cause` events of a run. Raises UnjudgeableError where it lacks a figure."""
     best = next((cause for cause in causes if cause.best), None)
     if best is None:
-        return Words("nothing to explain: the outputs are equal", "没有需要归因的误差：输出完全相同")
+        return Words(
+            "nothing but rounding: the CPU's float32 gives the same to the last bit",
+            "只有舍入误差：与 CPU float32 的结果逐位相同",
+        )
     parts = best.cause.split("+")
     if not set(parts) <= CAUSES.keys():
         return _unexplained(causes, best.residual)
     named = Words(" and ".join(CAUSES[part].en for part in parts), " 与 ".join(CAUSES[part].zh for part in parts))
-    share = best.explained
-    if share is None:
+    if best.confirmed is not None:
+        it, confirmed = "them" if len(parts) > 1 else "it", share(best.confirmed)
+        return Words(
+            f"{confirmed} of the error is {named.en}: without {it} the device errs by {percent(best.without)}",
+            f"误差的 {confirmed} 来自{named.zh}：在设备上去除后误差为 {percent(best.without)}",
+        )
+    if best.explained is None:
         return Words(
             f"{named.en} alone makes outputs NaN or infinite, on the CPU too",
             f"仅{named.zh}就会使输出出现 NaN 或无穷大，在 CPU 上也是如此",
         )
-    if best.repeatable is None or best.size is None or best.correlation is None:
-        return Words(f"{share:.1%} of the error is {named.en}", f"误差的 {share:.1%} 来自{named.zh}")
+    if best.repeatable is None:
+        explained = share(best.explained)
+        return Words(f"{explained} of the error is {named.en}", f"误差的 {explained} 来自{named.zh}")
+    if best.size is None or best.correlation is None:
+        raise UnjudgeableError(f"cause record: {best.cause} is repeatable, but has no size or correlation")
     return Words(
         f"the error is that of {named.en}, which does not repeat to the digit: {best.size:.2f} times as large as "
         f"emulated, with a correlation of {best.correlation:.2f}",
@@ -64,14 +78,35 @@ def _unexplained(causes: Sequence[Cause], residual: float | None) -> Words:
         )
     if residual <= rounding_of("float32"):
         return Words(
-            f"unexplained, but of the size of float32 rounding: {percent(residual)}",
-            f"无法归因，但大小与 float32 的舍入误差相当：{percent(residual)}",
+            f"nothing but rounding: the error is of the size of float32's ({percent(residual)})",
+            f"只有舍入误差：大小与 float32 的舍入相当（{percent(residual)}）",
+        )
+    denied = [cause.cause for cause in causes if cause.confirmed is not None]
+    if denied:
+        return Words(
+            f"unexplained: switched off on the device, none of {', '.join(denied)} takes the error away",
+            f"无法归因：在设备上逐一关闭 {'、'.join(denied)} 后误差仍然存在",
         )
     largest = max([0.0, *(cause.explained for cause in causes if cause.explained is not None)])
     return Words(
         f"unexplained: none of the known causes explains more than {largest:.0%}",
         f"无法归因：已知原因最多只能解释 {largest:.0%}",
     )
+
+
+def advise(causes: Sequence[Cause], numerics: str) -> Words | None:
+    """What takes the error away, where a flag does."""
+    best = next((cause for cause in causes if cause.best), None)
+    parts = set(best.cause.split("+")) if best else set()
+    flags = []
+    if parts & {"conv_hf32", "matmul_hf32", "gelu_tanh"} and numerics == "fast":
+        flags.append("--numerics strict")
+    if parts & {"float16", "bfloat16"}:
+        flags.append("--dtype float32")
+    if not flags:
+        return None
+    given = " ".join(flags)
+    return Words(f"{given} removes it", f"使用 {given} 可消除该误差")
 
 
 def conclude_blocks(layers: Sequence[Layer], dtype: str) -> Words:

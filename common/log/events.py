@@ -25,6 +25,8 @@ Dtype = Annotated[str, OneOf(DTYPES)]
 Precision = Annotated[str, OneOf(("float32", "float64"))]
 Status = Annotated[str, OneOf(("ok", "oom", "error"))]
 Gelu = OneOf(("erf", "tanh", "other"))
+# A few numbers of an embedding, by which it is recognised within tolerance. Of one that is not finite none may be.
+Fingerprint = list[float | None]
 
 T = TypeVar("T")
 
@@ -129,7 +131,10 @@ class Npu:
     """What only an NPU has."""
 
     allow_hf32: AllowHf32
-    fallback_disabled: Annotated[bool, "an operator without a kernel raises, and does not run on the CPU"]
+    fallback_disabled: Annotated[bool, "measured: an operator without a kernel raises, and does not run on the CPU"]
+    cube_math_type: Annotated[str | None, OPTIONAL, "torch.npu.matmul.cube_math_type; overrides allow_hf32"] = None
+    compatible_impl: Annotated[str | None, OPTIONAL, "TORCH_NPU_USE_COMPATIBLE_IMPL, the user's"] = None
+    jit_compile: Annotated[bool | None, OPTIONAL, "operators are compiled when they are first called"] = None
 
 
 @declare
@@ -153,7 +158,7 @@ class Env(Event):
     @property
     def is_simulated(self) -> bool:
         """Whether the device is a stand-in for tests: by the record, or by any name in it."""
-        return self.simulated or names_a_simulation(self.device_name, self.host.packages.torch_npu)
+        return self.simulated or names_a_simulation(self.device_name, self.host.packages.torch_npu, self.host.cann)
 
 
 def names_a_simulation(*names: str | None) -> bool:
@@ -178,7 +183,8 @@ class Numerics(Event):
     """run"""
 
     probe: Annotated[Probe, FLAT, "of the device"]
-    gelu_replaced: Annotated[bool, "GELU is computed by its formula"]
+    gelu_replaced: Annotated[bool, "GELU is not the device's native one"]
+    gelu_by: Annotated[str | None, OPTIONAL, OneOf(("npu_gelu", "formula"))] = None
     reference: Annotated[Probe, "of the CPU in float32"]
 
 
@@ -339,7 +345,7 @@ class Sample(Event, scripts=[ACCURACY]):
     shape: Annotated[list[int], "[1, D] or [1, T, C]"]
     metrics: Annotated[Metrics, FLAT]
     nonfinite: Annotated[int, "NaN and infinite elements of both"]
-    fingerprint: Annotated[list[float] | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
+    fingerprint: Annotated[Fingerprint | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
     worst: Annotated[WorstToken | None, FLAT, "of a hidden_state"] = None
 
 
@@ -374,7 +380,7 @@ class ReferenceSource(Event, scripts=[ACCURACY]):
     model: str
     precisions: list[str]
     preprocess: dict[str, Any]
-    versions: dict[str, Any]
+    versions: Annotated[dict[str, str | None], "of Python, the platform and the packages"]
     code_sha256: str
     git: str | None
 
@@ -394,6 +400,8 @@ class Cause(Event, scripts=[ACCURACY]):
     correlation: Annotated[float | None, "of the two errors"] = None
     size: Annotated[float | None, "||y - r|| / ||y_k - r||"] = None
     repeatable: Annotated[float | None, "the least that y_k explains of the same emulation, disturbed"] = None
+    confirmed: Annotated[float | None, OPTIONAL, "1 - e'^2 / e^2, e' the device's error without the cause"] = None
+    without: Annotated[float | None, OPTIONAL, "that error e', as relative L2"] = None
 
 
 @declare
@@ -506,7 +514,7 @@ class Timed:
     nonfinite: int
     image: Annotated[str, "the first"]
     image_sha256: str
-    fingerprint: list[float]
+    fingerprint: Annotated[Fingerprint, "of its embedding"]
 
 
 @declare

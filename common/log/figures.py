@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from common.log.formulas import METRICS, Metric
 
 
@@ -10,6 +12,11 @@ def percent(fraction: float | None) -> str:
     if fraction is None:
         return "not finite"
     return f"{fraction * 100:.4f}%" if abs(fraction) >= 1e-4 else f"{fraction * 100:.3g}%"
+
+
+def share(fraction: float | None) -> str:
+    """How much of an error something accounts for: 0.999 as 99.9%; what makes it larger accounts for none of it."""
+    return "-" if fraction is None else f"{max(fraction, 0.0):.1%}"
 
 
 def format_metric(name: str, value: float | None) -> str:
@@ -24,3 +31,29 @@ def format_metric(name: str, value: float | None) -> str:
     if form == "decibel":
         return f"{value:.1f}"
     return f"{value:.6f}" if value >= 1e-4 or value == 0 else f"{value:.3g}"
+
+
+# How any other figure is printed, by its key or the end of it; the first that fits.
+FORMS: dict[str, Callable[[float], str]] = {
+    "params": lambda count: f"{count / 1e6:.1f}M",
+    "load_ms": "{:.0f}".format,
+    "place_ms": "{:.0f}".format,
+    "first_call_ms": "{:.0f}".format,
+    "_ms": "{:.3f}".format,
+    "_ips": "{:.2f}".format,
+    "_mb": "{:.0f}".format,
+    "tflops": "{:.3f}".format,
+    "gflop_per_image": "{:.3f}".format,
+    "relative_l2": percent,
+    "threshold": percent,
+    "percent_of_limit": "{:.1%}".format,
+    "scaling_efficiency": "{:.1%}".format,
+    "explained": "{:.1%}".format,
+    "speedup": "{:.2f}".format,
+    "value": "{:.6f}".format,
+}
+
+
+def format_figure(name: str, value: float) -> str:
+    """A figure by its key, such as p50_latency_ms; a count as it is."""
+    return next((form(value) for end, form in FORMS.items() if name.endswith(end)), f"{value:g}")

@@ -132,11 +132,11 @@ class _Gathering:
         """Add the event that a record is, or note what is wrong with it."""
         declaration = DECLARED.get(name)
         if declaration is None or self.run.script not in declaration.scripts:
-            self.faults.append(f"record {seq}: {self.run.script} writes no {name:.40} record")
+            self.faults.append(f"record {seq}: {self.run.script} writes no {name!r:.40} record")
             return
-        if "nonfinite" not in schema.keys(declaration):
-            fields.pop("nonfinite", None)  # of the numbers that the writer had to replace by null
         try:
+            if "nonfinite" not in schema.keys(declaration):  # how many numbers the writer had to replace by null
+                schema.exactly(int, fields.pop("nonfinite", 0), "nonfinite")
             self.run.events.append(schema.decode(declaration, fields))
         except schema.MisfitError as error:
             self.faults.append(f"record {seq}, {name}: {error}")

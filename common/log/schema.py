@@ -3,9 +3,9 @@
 A declaration is a frozen dataclass. A field's annotation is its type on disk, with a line of meaning (and the unit) as
 `Annotated[float, "ms"]`. What a declaration can say:
 
-- `X | None` without a default: always there, null where there is no value.
+- `X | None`: always there, null where there is no value.
 - `Annotated[str, OneOf(("ok", "oom"))]`: no other text.
-- `Annotated[X | None, OPTIONAL]` and a default of None: the key may be missing.
+- `Annotated[X | None, OPTIONAL]` and a default of None: missing where there is no value, and never null.
 - `Annotated[Figures, FLAT]`: the fields of another declaration, beside the others in the same object; with a default of
   None all of them are there, or none.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -38,13 +38,10 @@ class _Mark(Enum):
 
 
 FLAT, OPTIONAL = _Mark.FLAT, _Mark.OPTIONAL
-WORDS: dict[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    list: "a list",
-}
+NONE = type(None)
+WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+Read = Callable[[Any, str], Any]  # checks and converts the value of the field with this name
 
 
 class OneOf(NamedTuple):
@@ -62,12 +59,16 @@ class MisfitError(ValueError):
 
 
 class Member(NamedTuple):
-    """One field of a declaration: `kind` is its type without None; `meaning` says what it is, and its unit."""
+    """One field of a declaration: `kind` is its type without None; `meaning` says what it is, and its unit.
+
+    Values of the types in `plain` are taken as they are; `read` is for all others.
+    """
 
     name: str
     key: str
     kind: Any
-    nullable: bool
+    plain: frozenset[type]
+    read: Read
     omittable: bool
     flat: bool
     one_of: OneOf | None
@@ -84,14 +85,14 @@ def members(declaration: Any) -> tuple[Member, ...]:
         notes: list[Any] = []
         if get_origin(kind) is Annotated:
             kind, *notes = get_args(kind)
-        nullable = get_origin(kind) in (Union, types.UnionType)
-        if nullable:
-            (kind,) = (arm for arm in get_args(kind) if arm is not type(None))
-        meaning = "; ".join(str(note) for note in notes if isinstance(note, (str, OneOf)))
         one_of = next((note for note in notes if isinstance(note, OneOf)), None)
         omittable = OPTIONAL in notes or (FLAT in notes and field.default is not MISSING)
+        kind, plain, read = _reading(kind, one_of)
+        if omittable:
+            plain -= {NONE}
+        meaning = "; ".join(str(note) for note in notes if isinstance(note, (str, OneOf)))
         key = field.name.removesuffix("_")
-        found.append(Member(field.name, key, kind, nullable, omittable, FLAT in notes, one_of, meaning))
+        found.append(Member(field.name, key, kind, plain, read, omittable, FLAT in notes, one_of, meaning))
     return tuple(found)
 
 
@@ -130,38 +131,43 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------- reading
 def decode(declaration: type[T], record: dict[str, Any]) -> T:
     """An instance from a JSON object. Raises MisfitError for a missing, surplus or misshapen field."""
-    left = dict(record)
-    made = _take(declaration, left)
-    if left:
-        raise MisfitError(f"{next(iter(left))!r:.{LONGEST_VALUE}} is none of its fields")
-    return made
+    if not record.keys() <= keys(declaration):
+        surplus = next(key for key in record if key not in keys(declaration))
+        raise MisfitError(f"{surplus!r:.{LONGEST_VALUE}} is none of its fields")
+    return _take(declaration, record)
 
 
-def _take(declaration: type[T], left: dict[str, Any]) -> T:
-    """An instance from some of the keys, which are taken away."""
+def _take(declaration: type[T], record: dict[str, Any]) -> T:
+    """An instance from those keys that are the declaration's."""
     values: dict[str, Any] = {}
-    for member in members(declaration):
-        if member.flat:
-            absent = member.omittable and not keys(member.kind) & left.keys()
-            values[member.name] = None if absent else _take(member.kind, left)
-        elif member.key in left:
-            value = left.pop(member.key)
-            if not (value is None and member.nullable):
-                value = _reader(member.kind)(value, member.key)
-                if member.one_of and value not in member.one_of.choices:
-                    raise _misfit(member.key, value, str(member.one_of))
-            values[member.name] = value
-        elif not member.omittable:
-            raise MisfitError(f"{member.key} is missing")
+    for name, key, kind, plain, read, omittable, flat, _, _ in members(declaration):
+        if flat:
+            absent = omittable and keys(kind).isdisjoint(record)
+            values[name] = None if absent else _take(kind, record)
+        elif key in record:
+            value = record[key]
+            values[name] = value if type(value) in plain else read(value, key)
+        elif not omittable:
+            raise MisfitError(f"{key} is missing")
     return declaration(**values)
 
 
-def _misfit(name: str, value: object, words: str) -> MisfitError:
+def _misfit(name: str, value: object, words: object) -> MisfitError:
     return MisfitError(f"{name} is {value!r:.{LONGEST_VALUE}}, not {words}")
 
 
-@functools.cache
-def _reader(kind: Any) -> Callable[[Any, str], Any]:
+def _reading(kind: Any, one_of: OneOf | None = None) -> tuple[Any, frozenset[type], Read]:
+    """Of the type X or X | None: X, the types of values that are taken as they are, and what reads all others."""
+    plain = set()
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (arm for arm in get_args(kind) if arm is not NONE)
+        plain.add(NONE)
+    if kind in WORDS and not one_of:
+        plain.add(kind)
+    return kind, frozenset(plain), functools.partial(_choice, one_of) if one_of else _reader(kind)
+
+
+def _reader(kind: Any) -> Read:
     """What checks and converts a value of this type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -169,24 +175,15 @@ def _reader(kind: Any) -> Callable[[Any, str], Any]:
     if kind is float:
         return _number
     if is_dataclass(kind):
-        return lambda value, name: _object_of(kind, value, name)
+        return functools.partial(_object, kind)
     if origin is list:
-        return functools.partial(_list, _item_reader(arguments[0]))
+        return functools.partial(_list, *_reading(arguments[0])[1:])
     if origin is dict:
-        return functools.partial(_dict, _item_reader(arguments[1]))
-    return functools.partial(_exactly, kind)
+        return functools.partial(_dict, *_reading(arguments[1])[1:])
+    return functools.partial(exactly, kind)
 
 
-def _item_reader(kind: Any) -> Callable[[Any, str], Any]:
-    """Of a list's or object's item, which may be null where its type says so."""
-    if get_origin(kind) not in (Union, types.UnionType):
-        return _reader(kind)
-    (arm,) = (arm for arm in get_args(kind) if arm is not type(None))
-    read = _reader(arm)
-    return lambda value, name: None if value is None else read(value, name)
-
-
-def _exactly(kind: type, value: Any, name: str) -> Any:
+def exactly(kind: type, value: Any, name: str) -> Any:
     """In Python true is 1 and 5.0 is 5; in a log they are not."""
     if type(value) is not kind:
         raise _misfit(name, value, WORDS[kind])
@@ -199,59 +196,30 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _list(read: Callable[[Any, str], Any], value: Any, name: str) -> list[Any]:
+def _choice(one_of: OneOf, value: Any, name: str) -> str:
+    if type(value) is not str or value not in one_of.choices:
+        raise _misfit(name, value, one_of)
+    return value
+
+
+def _list(plain: frozenset[type], read: Read, value: Any, name: str) -> list[Any]:
     if type(value) is not list:
         raise _misfit(name, value, "a list")
-    return [read(item, name) for item in value]
+    if plain.issuperset(map(type, value)):
+        return value
+    return [item if type(item) in plain else read(item, name) for item in value]
 
 
-def _dict(read: Callable[[Any, str], Any], value: Any, name: str) -> dict[str, Any]:
+def _dict(plain: frozenset[type], read: Read, value: Any, name: str) -> dict[str, Any]:
     if type(value) is not dict:
         raise _misfit(name, value, "an object")
-    return {key: read(item, name) for key, item in value.items()}
+    return {key: item if type(item) in plain else read(item, name) for key, item in value.items()}
 
 
-def _object_of(declaration: Any, value: Any, name: str) -> Any:
+def _object(declaration: Any, value: Any, name: str) -> Any:
     if type(value) is not dict:
         raise _misfit(name, value, "an object")
     try:
         return decode(declaration, value)
     except MisfitError as error:
         raise MisfitError(f"{name}: {error}") from None
-
-
-# ------------------------------------------------------------------------------------------------------ describing
-@dataclass(frozen=True)
-class Described:
-    """A field for people: its key, its type in the words of JSON, and what it means."""
-
-    key: str
-    kind: str
-    meaning: str
-
-
-def describe(declaration: Any, note: str = "") -> list[Described]:
-    """The keys of a declaration in their order, those of flat fields in their place."""
-    found = []
-    for member in members(declaration):
-        if member.flat:
-            found += describe(member.kind, member.meaning or note)
-        else:
-            optional = ", may be missing" if member.omittable else ""
-            kind = _in_words(member.kind) + (" or null" if member.nullable and not member.omittable else "") + optional
-            found.append(Described(member.key, kind, "; ".join(filter(None, (member.meaning, note)))))
-    return found
-
-
-def _in_words(kind: Any) -> str:
-    if get_origin(kind) is list:
-        return f"list of {_in_words(get_args(kind)[0])}"
-    if get_origin(kind) is dict or kind is Any:
-        return "object" if get_origin(kind) is dict else "any"
-    if is_dataclass(kind):
-        return f"object ({', '.join(sorted(keys(kind), key=list(_ordered_keys(kind)).index))})"
-    return {int: "integer", float: "number", str: "text", bool: "boolean"}.get(kind, str(kind))
-
-
-def _ordered_keys(declaration: Any) -> list[str]:
-    return [described.key for described in describe(declaration)]

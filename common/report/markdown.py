@@ -8,27 +8,42 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from common.log.runlog import printable
+from common.log.framing import printable
 
 # What Markdown or HTML could read as more than text. As character references they are text everywhere, in tables too.
 ACTIVE = frozenset("\\`*[]<>&|~#$")
 SCHEME = re.compile(r"(?i)://|\bwww\.|\b(?:mailto|xmpp|javascript|data):")  # what GitHub's flavour makes a link of
 OPENING = re.compile(r"^(?:[-+=](?=[-=\s]|$)|\d+[.)](?=\s|$))")  # what begins a list or a rule at the start of a line
 BLOCK = re.compile(r"[-+*=>#|]|`{3}|~{3}|\d+[.)]")  # what can begin another kind of block
+CONTINUED = re.compile(r"\n(?! *- |>) *")  # a line's end inside a paragraph or an item
 WIDTH = 120
 NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 ELIDED = "..."
 
 
-def escape(value: object) -> str:
-    """A value as text on one line, in which nothing is markup; control and invisible characters are shown escaped."""
+class Markdown(str):
+    """A text that is Markdown already. What is cut, joined or formatted of it is plain text again, and escaped."""
+
+
+NONE = Markdown("-")
+
+
+def escape(value: object) -> Markdown:
+    """A value as text on one line, in which nothing is markup; control and invisible characters are shown escaped.
+
+    Nothing is a dash, and Markdown stays what it is.
+    """
+    if isinstance(value, Markdown):
+        return value
+    if value is None:
+        return NONE
     text = printable(str(value)).strip()
     characters = [_reference(c) if c in ACTIVE or _is_emphasis(text, at) else c for at, c in enumerate(text)]
     escaped = "".join(characters)
     escaped = SCHEME.sub(lambda found: found[0].replace(":", _reference(":")).replace(".", _reference(".")), escaped)
-    return OPENING.sub(lambda found: found[0][:-1] + _reference(found[0][-1]), escaped)
+    return Markdown(OPENING.sub(lambda found: found[0][:-1] + _reference(found[0][-1]), escaped))
 
 
 def _reference(character: str) -> str:
@@ -41,17 +56,16 @@ def _is_emphasis(text: str, at: int) -> bool:
     return text[at] == "_" and not inside
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already, such as `escape` makes."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def tidy(page: str) -> str:
+    """A page with one empty line between its parts, and its prose in lines of at most WIDTH columns."""
+    return "\n\n".join(_wrap(part) for part in re.split(r"\n\s*\n", page.strip())) + "\n"
 
 
-def wrap(part: str) -> str:
-    """A paragraph, list or quotation in lines of at most WIDTH columns, where that changes nothing of its meaning."""
-    if part.startswith(("|", "```", "#", "![", "---")):
+def _wrap(part: str) -> str:
+    """A paragraph, list or quotation, wrapped where that changes nothing of its meaning."""
+    if part.startswith(("|", "```", "#", "![")):
         return part
-    return "\n".join(_wrap_line(line) for line in part.splitlines())
+    return "\n".join(_wrap_line(line) for line in CONTINUED.sub(" ", part).splitlines())
 
 
 def _wrap_line(line: str) -> str:
@@ -61,16 +75,11 @@ def _wrap_line(line: str) -> str:
     return line if begun or not lines else "\n".join(lines)
 
 
-def command(words: Sequence[str]) -> str:
-    """A line for a shell. A word that a page can't show safely is left out, and `...` stands for it."""
-    return " ".join(_shell_word(word) for word in words)
+def command(words: Sequence[str]) -> Markdown:
+    """A line for a shell, in a block of code. A word that can't stand there safely is left out for `...`."""
+    return Markdown(" ".join(_shell_word(word) for word in words))
 
 
 def _shell_word(word: str) -> str:
     unsafe = not word.isprintable() or any(character in ACTIVE for character in word)
     return ELIDED if unsafe else shlex.quote(word)
-
-
-def fenced(lines: Iterable[str], language: str) -> str:
-    """A block of code; its lines hold nothing that ends it."""
-    return "\n".join([f"```{language}", *lines, "```"])

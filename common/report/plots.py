@@ -1,6 +1,6 @@
-"""The four plots of a report, as PNG, from the records of one group. Headless; the only module that needs matplotlib.
+"""The four plots of a report, as PNG, from the events of one group. Headless; the only module that needs matplotlib.
 
-Every plot is drawn always: where the records hold nothing for it, it says so and shows what there is instead.
+Every plot is drawn always: where the events hold nothing for it, it says so and shows what there is instead.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from common.log import formulas
-from common.log.figures import percent
-from common.log.runlog import Record, Run, printable
-from common.verdict.evidence import Group, UnjudgeableError, number, number_or_none, numbers, one, text
+from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
+from common.log.figures import format_figure, percent
+from common.log.formulas import FEWEST_SAMPLES
+from common.log.framing import printable
+from common.log.reader import Run, UnjudgeableError
+from common.verdict.evidence import Group
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
 DPI = 200
@@ -42,8 +44,10 @@ STYLE: dict[Any, Any] = {
 LONGEST = 70  # characters of a name in a plot
 MOST_CAUSES = 12
 NO_EXPLANATION = "not in the records (accuracy_run.py --explain adds it)"
+FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
 
 Draw = Callable[[Group, Figure], None]
+Point = tuple[float, float | None]
 
 
 def draw_all(group: Group) -> dict[str, bytes]:
@@ -52,14 +56,16 @@ def draw_all(group: Group) -> dict[str, bytes]:
 
 
 def draw(plot: Draw, group: Group) -> bytes:
-    """One plot as PNG. Records that lack what it needs leave a plot that says what is missing."""
+    """One plot as PNG. A group that lacks what it needs leaves a plot that says what is missing."""
     with matplotlib.rc_context(STYLE):
         try:
             figure = new_figure()
             plot(group, figure)
         except UnjudgeableError as error:
             figure = new_figure()
-            say_missing(figure, str(error))
+            axes = figure.add_subplot()
+            axes.set_axis_off()
+            say(axes, plain(str(error)))
         figure.text(0.995, 0.005, subject_of(group), ha="right", va="bottom", fontsize=8, color=GREY)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=DPI)
@@ -75,8 +81,8 @@ def new_figure() -> Figure:
 
 def subject_of(group: Group) -> str:
     """What was measured, in small print: a plot is passed on without its page."""
-    env, model = one(group.runs[0], "env"), one(group.runs[0], "model")
-    return plain(f"{text(model, 'model')}, {text(model, 'dtype')}, {text(env, 'device')}: {env.get('device_name')}")
+    env, model = group.runs[0].one(Env), group.runs[0].one(Model)
+    return plain(f"{model.model}, {model.dtype}, {env.device}: {env.device_name}")
 
 
 def plain(name: str) -> str:
@@ -85,14 +91,21 @@ def plain(name: str) -> str:
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
 
 
-def set_title(figure: Figure, title: str) -> None:
+def titled(figure: Figure, title: str) -> Axes:
     figure.suptitle(title, x=0.01, ha="left")
+    return figure.add_subplot()
 
 
-def say_missing(figure: Figure, reason: str) -> None:
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, plain(reason), ha="center", va="center", transform=axes.transAxes)
+def say(axes: Axes, words: str, height: float = 0.5) -> None:
+    axes.text(0.5, height, words, ha="center", va="center", transform=axes.transAxes)
+
+
+def the_run(group: Group, kind: str) -> Run:
+    """The last run of this kind."""
+    runs = group.of(kind)
+    if not runs:
+        raise UnjudgeableError(f"no {kind} run among the logs")
+    return runs[-1]
 
 
 # ------------------------------------------------------------------------------------------------------ performance
@@ -100,21 +113,20 @@ def draw_latency(group: Group, figure: Figure) -> None:
     """Every synchronised call of the latency pass, beside its quartiles, over the batch sizes."""
     run = the_run(group, "perf")
     rows = rows_of(run)
-    axes = figure.add_subplot()
-    set_title(figure, "Latency of a call, by batch size")
+    axes = titled(figure, "Latency of a call, by batch size")
     samples = [samples_of(run, row) for row in rows]
     for at, times in enumerate(samples):
         scatter = [at + 0.22 * math.sin(2.4 * turn) for turn in range(len(times))]
         axes.plot(scatter, times, ".", color=BLUE, alpha=0.45, markersize=5, label=once(axes, "one call"))
-        if len(times) >= formulas.FEWEST_SAMPLES:
+        if len(times) >= FEWEST_SAMPLES:
             low, middle, high = statistics.quantiles(times, method="inclusive")
             axes.bar(at, high - low, 0.62, low, color="none", ec="black", label=once(axes, "quartiles"))
             axes.hlines(middle, at - 0.31, at + 0.31, color=RED, linewidth=2, label=once(axes, "median"))
-    if not any(samples):
-        axes.text(0.5, 0.5, "no batch size was measured", ha="center", transform=axes.transAxes)
-    else:
+    if any(samples):
         log_axis(axes, [time for times in samples for time in times])
         axes.legend(loc="upper left")
+    else:
+        say(axes, "no batch size was measured")
     axes.set_ylabel("ms a call (log scale)")
     label_batches(axes, rows, [f"n={len(times)}" for times in samples])
 
@@ -123,65 +135,52 @@ def draw_throughput(group: Group, figure: Figure) -> None:
     """Both throughputs over the batch sizes, and the images a second that the device's matrix products would allow."""
     run = the_run(group, "perf")
     rows = rows_of(run)
-    axes = figure.add_subplot()
-    set_title(figure, "Throughput over batch size, against the device's limit")
-    good = [(at, row) for at, row in enumerate(rows) if row.get("status") == "ok"]
-    values: list[float] = []
-    for key, name, color, marker in (
-        ("throughput_ips", "forward alone", BLUE, "o"),
-        ("end_to_end_ips", "end to end, with decoding", ORANGE, "s"),
-    ):
-        points = [(at, value) for at, row in good if (value := number_or_none(row, key)) is not None]
-        values += [value for _, value in points]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), marker=marker, color=color, label=name)
-    limit = limit_ips(run, good)
-    if limit is not None:
+    axes = titled(figure, "Throughput over batch size, against the device's limit")
+    good = [(at, row.timed.figures) for at, row in enumerate(rows) if row.timed and row.status == "ok"]
+    places = [at for at, _ in good]
+    alone, whole = [figures.throughput_ips for _, figures in good], [figures.end_to_end_ips for _, figures in good]
+    axes.plot(places, alone, marker="o", color=BLUE, label="forward alone")
+    axes.plot(places, whole, marker="s", color=ORANGE, label="end to end, with decoding")
+    cost, shown = run.one(Model).cost, [*alone, *whole]
+    limits = [figures.limit.limit_tflops for _, figures in good if figures.limit.limit_tflops is not None]
+    if limits and cost and cost.gflop_per_image:
+        limit = max(limits) * 1000 / cost.gflop_per_image
         axes.axhline(limit, color=RED, linestyle="--", label="limit: matrix products alone")
-        note = f"{max(number(row, 'limit_tflops') for _, row in good):.3f} TFLOP/s"
+        note = f"{format_figure('limit_tflops', max(limits))} TFLOP/s"
         axes.annotate(note, (len(rows) - 0.45, limit), (0, 4), textcoords="offset points", ha="right", color=RED)
-        values.append(limit)
-    for at, row in good:
-        share = number_or_none(row, "percent_of_limit")
-        note = f"{number(row, 'throughput_ips'):.2f}" + (f"\n{share:.1%} of limit" if share is not None else "")
-        above = (at, number(row, "throughput_ips"))
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85}
-        axes.annotate(
-            note, above, (0, 9), textcoords="offset points", ha="center", fontsize=9, color=BLUE, bbox=box
-        )  # fmt: skip
-    if values:
-        log_axis(axes, values, above=1.9)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9.5, borderaxespad=0.2)
-    if limit is None:
+        shown.append(limit)
+    else:
         axes.text(0.02, 0.04, "no limit in the records", transform=axes.transAxes, color=GREY)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85}
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "color": BLUE, "bbox": box}
+    for at, figures in good:
+        share = figures.limit.percent_of_limit
+        note = "" if share is None else f"\n{format_figure('percent_of_limit', share)} of limit"
+        note = format_figure("throughput_ips", figures.throughput_ips) + note
+        axes.annotate(note, (at, figures.throughput_ips), (0, 9), **look)
+    if shown:
+        log_axis(axes, shown, above=1.9)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9.5, borderaxespad=0.2)
     axes.set_ylabel("images/s (log scale)")
     label_batches(axes, rows)
 
 
-def limit_ips(run: Run, good: Sequence[tuple[int, Record]]) -> float | None:
-    """The limit in images a second: that of the records, by the operations of an image."""
-    gflop = number_or_none(one(run, "model"), "gflop_per_image") if "gflop_per_image" in one(run, "model") else None
-    limits = [limit for _, row in good if (limit := number_or_none(row, "limit_tflops")) is not None]
-    return max(limits) * 1000 / gflop if gflop and limits else None
+def rows_of(run: Run) -> list[Perf]:
+    return sorted(run.all(Perf), key=lambda row: row.batch_size)
 
 
-def rows_of(run: Run) -> list[Record]:
-    return sorted(run.events("perf"), key=lambda row: number(row, "batch_size"))
-
-
-def samples_of(run: Run, row: Record) -> list[float]:
+def samples_of(run: Run, row: Perf) -> list[float]:
     """The times in ms of the row's latency pass; none where the batch size failed."""
-    wanted = {"batch_size": row["batch_size"], "pass": "latency"}.items()
-    found = [record for record in run.events("latencies") if wanted <= record.items()]
-    return [time for record in found for time in numbers(record, "samples_ms")]
+    found = [each for each in run.all(Latencies) if (each.batch_size, each.pass_) == (row.batch_size, "latency")]
+    return [time for each in found for time in each.windows.samples_ms]
 
 
-def label_batches(axes: Axes, rows: Sequence[Record], notes: Sequence[str] = ()) -> None:
+def label_batches(axes: Axes, rows: Sequence[Perf], notes: Sequence[str] = ()) -> None:
     """A tick for each batch size; one that failed says how."""
     labels = []
     for at, row in enumerate(rows):
-        status = text(row, "status")
-        note = notes[at] if notes and status == "ok" else {"ok": "", "oom": "out of\nmemory"}.get(status, plain(status))
-        labels.append(f"{number(row, 'batch_size'):g}\n{note}".rstrip())
+        note = FAILED.get(row.status, row.status) if row.status != "ok" else notes[at] if notes else ""
+        labels.append(f"{row.batch_size}\n{note}".rstrip())
     axes.set_xticks(range(len(rows)), labels)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("batch size (images)")
@@ -207,35 +206,34 @@ def log_axis(axes: Axes, values: Iterable[float], above: float = 1.35) -> None:
 def draw_blocks(group: Group, figure: Figure) -> None:
     """The error of every block, alone and with all before it; without them, the error of every sample."""
     run = the_run(group, "accuracy")
-    layers = run.events("layer")
-    axes = figure.add_subplot()
+    layers = run.all(Layer)
     if not layers:
-        set_title(figure, f"Error by block: {NO_EXPLANATION}.\nShown instead: the error of every sample")
+        axes = titled(figure, f"Error by block: {NO_EXPLANATION}.\nShown instead: the error of every sample")
         draw_samples(run, axes)
         return
-    set_title(figure, "Error by block")
-    for key, name, color, look in (
-        ("propagated", "with all blocks before it", BLUE, "o-"),
-        ("isolated", "alone, with the CPU's input", ORANGE, "s--"),
-    ):
-        points = [(number(layer, "block"), number_or_none(layer, key)) for layer in layers]
-        plot_errors(axes, points, name, color, look)
-    blamed = [number(layer, "block") for layer in layers if layer.get("blamed") is True]
-    for block in blamed:
-        axes.axvspan(block - 0.4, block + 0.4, color=RED, alpha=0.2, label="blamed")
-    error_axis(axes, [number_or_none(layer, key) for layer in layers for key in ("propagated", "isolated")])
+    axes = titled(figure, "Error by block")
+    before = [(layer.block, layer.propagated) for layer in layers]
+    alone = [(layer.block, layer.isolated) for layer in layers]
+    plot_errors(axes, before, "with all blocks before it", BLUE, "o-")
+    plot_errors(axes, alone, "alone, with the CPU's input", ORANGE, "s--")
+    for layer in layers:
+        if layer.blamed:
+            axes.axvspan(layer.block - 0.4, layer.block + 0.4, color=RED, alpha=0.2, label="blamed")
+    error_axis(axes, [error for _, error in (*before, *alone)])
     if len(layers) <= 40:
-        axes.set_xticks([number(layer, "block") for layer in layers][:: 1 + len(layers) // 20])
+        axes.set_xticks([layer.block for layer in layers][:: 1 + len(layers) // 20])
     axes.set_xlabel("block")
 
 
 def draw_samples(run: Run, axes: Axes) -> None:
-    samples = run.events("sample")
-    for output, reference, color, look in compared(samples):
-        of = [s for s in samples if (s.get("output"), s.get("reference")) == (output, reference)]
-        points = [(float(at), number_or_none(sample, "relative_l2")) for at, sample in enumerate(of, start=1)]
-        plot_errors(axes, points, plain(f"{output} against {reference}"), color, look)
-    error_axis(axes, [number_or_none(sample, "relative_l2") for sample in samples], thresholds_of(run))
+    samples: dict[str, list[Point]] = {}
+    for sample in run.all(Sample):
+        of = samples.setdefault(f"{sample.output} against {sample.reference}", [])
+        of.append((len(of) + 1, sample.metrics.relative_l2))
+    looks = zip((BLUE, ORANGE, GREEN, GREY), ("o-", "s--", "D:", "^-."), strict=True)
+    for (name, points), look in zip(samples.items(), looks, strict=False):
+        plot_errors(axes, points, name, *look)
+    error_axis(axes, [error for points in samples.values() for _, error in points], thresholds_of(run))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("sample (image), in the order of the log")
 
@@ -243,27 +241,21 @@ def draw_samples(run: Run, axes: Axes) -> None:
 def draw_causes(group: Group, figure: Figure) -> None:
     """How much of the error each known cause explains; without them, every error beside its bound."""
     run = the_run(group, "accuracy")
-    causes = run.events("cause")
-    axes = figure.add_subplot()
-    if not causes:
-        why = "nothing to explain, the outputs equal the CPU's" if run.events("layer") else NO_EXPLANATION
-        set_title(figure, f"Error by cause: {why}.\nShown instead: the errors beside their threshold")
+    if not run.all(Cause):
+        why = "nothing to explain, the outputs equal the CPU's" if run.all(Layer) else NO_EXPLANATION
+        axes = titled(figure, f"Error by cause: {why}.\nShown instead: the errors beside their threshold")
         draw_bounds(run, axes)
         return
-    set_title(figure, "How much of the error a cause explains")
-    ranked = sorted(causes, key=lambda cause: -(share_of(cause) or -math.inf))
-    shown = [cause for cause in ranked if cause.get("best")] + [cause for cause in ranked if not cause.get("best")]
-    shown = shown[:MOST_CAUSES]
-    for at, cause in enumerate(shown):
-        share = share_of(cause)
-        width = min(max(share or 0.0, 0.0), 1.0)
-        axes.barh(at, width, 0.7, color=GREEN if cause.get("best") else GREY)
-        inside = width > 0.8
-        axes.text(
-            width - 0.01 if inside else width + 0.01, at, describe_share(share),
-            ha="right" if inside else "left", va="center", color="white" if inside else "black",
-        )  # fmt: skip
-    axes.set_yticks(range(len(shown)), [describe_cause(cause) for cause in shown])
+    axes = titled(figure, "How much of the error a cause explains")
+    causes = sorted(run.all(Cause), key=rank_of)[:MOST_CAUSES]
+    for at, cause in enumerate(causes):
+        width = min(max(cause.explained or 0.0, 0.0), 1.0)
+        axes.barh(at, width, 0.7, color=GREEN if cause.best else GREY)
+        if width > 0.8:
+            axes.text(width - 0.01, at, share_of(cause), ha="right", va="center", color="white")
+        else:
+            axes.text(width + 0.01, at, share_of(cause), ha="left", va="center", color="black")
+    axes.set_yticks(range(len(causes)), [name_of(cause) for cause in causes])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -271,25 +263,26 @@ def draw_causes(group: Group, figure: Figure) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def describe_cause(cause: Record) -> str:
-    name = plain(text(cause, "cause").replace("+", " + "))
-    return f"{name} ({'the answer' if name == 'unexplained' else 'best'})" if cause.get("best") else name
+def rank_of(cause: Cause) -> tuple[bool, float]:
+    """The best first, then by how much they explain; what is not finite last."""
+    return not cause.best, math.inf if cause.explained is None else -cause.explained
 
 
-def share_of(cause: Record) -> float | None:
-    return number_or_none(cause, "explained")
+def name_of(cause: Cause) -> str:
+    name = plain(cause.cause.replace("+", " + "))
+    return f"{name} ({'the answer' if name == 'unexplained' else 'best'})" if cause.best else name
 
 
-def describe_share(share: float | None) -> str:
-    if share is None:
+def share_of(cause: Cause) -> str:
+    if cause.explained is None:
         return "not finite"
-    return f"{share:.1%}" if share >= 0 else f"{share:.1%}: it moves the outputs elsewhere"
+    return format_figure("explained", cause.explained) + (": it moves the outputs elsewhere" * (cause.explained < 0))
 
 
 def draw_bounds(run: Run, axes: Axes) -> None:
     bars = [
-        (f"{text(record, 'output')} {metric}\nagainst {text(record, 'reference')}", number_or_none(record, metric))
-        for record in run.events("accuracy")
+        (f"{accuracy.output} {metric}\nagainst {accuracy.reference}", getattr(accuracy.worst, metric))
+        for accuracy in run.all(Accuracy)
         for metric in ("relative_error", "relative_l2")
     ]
     if not bars:
@@ -305,21 +298,14 @@ def draw_bounds(run: Run, axes: Axes) -> None:
     axes.set_xlim(low, high)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(in_percent))
-    axes.set_yticks(range(len(bars)), ["\n".join(map(plain, name.splitlines())) for name, _ in bars])
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     axes.invert_yaxis()
     axes.set_xlabel("the worst of all samples (log scale)")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9.5)
 
 
-def compared(samples: Sequence[Record]) -> list[tuple[str, str, str, str]]:
-    """Each output and reference among the samples, with a colour and a look of its own."""
-    found = dict.fromkeys((text(sample, "output"), text(sample, "reference")) for sample in samples)
-    looks = zip((BLUE, ORANGE, GREEN, GREY), ("o-", "s--", "D:", "^-."), strict=True)
-    return [(output, reference, *look) for (output, reference), look in zip(found, looks, strict=False)]
-
-
-def plot_errors(axes: Axes, points: Sequence[tuple[float, float | None]], name: str, color: str, look: str) -> None:
+def plot_errors(axes: Axes, points: Sequence[Point], name: str, color: str, look: str) -> None:
     """Errors over whole numbers; one that is not finite is a cross at the top."""
     finite = [(x, y) for x, y in points if y is not None]
     fill = color if look.endswith("o-") else "white"
@@ -338,7 +324,7 @@ def error_axis(axes: Axes, values: Sequence[float | None], thresholds: Sequence[
     axes.set_ylabel("relative L2 error (log scale above zero)")
     known = positive([*values, *thresholds])
     if values and all(value == 0 for value in values):
-        axes.text(0.5, 0.3, "every error is exactly zero", ha="center", transform=axes.transAxes)
+        say(axes, "every error is exactly zero", 0.3)
     if known:
         smallest = 10.0 ** math.floor(math.log10(min(known)))
         axes.set_yscale("symlog", linthresh=smallest, linscale=0.4)
@@ -362,16 +348,7 @@ def positive(values: Iterable[float | None]) -> list[float]:
 
 
 def thresholds_of(run: Run) -> list[float]:
-    return sorted({number(record, "threshold") for record in run.events("accuracy")})
-
-
-# ------------------------------------------------------------------------------------------------------------ both
-def the_run(group: Group, kind: str) -> Run:
-    """The last run of this kind."""
-    runs = group.of(kind)
-    if not runs:
-        raise UnjudgeableError(f"no {kind} run among the logs")
-    return runs[-1]
+    return sorted({accuracy.threshold for accuracy in run.all(Accuracy)})
 
 
 def once(axes: Axes, label: str) -> str:

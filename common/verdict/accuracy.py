@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from common.log import formulas
-from common.log.events import OUTPUTS
+from common.log.events import OUTPUTS, Accuracy, Metrics, Model, Sample
 from common.log.figures import percent
-from common.log.runlog import Record, Run
+from common.log.reader import Run, UnjudgeableError
 from common.verdict.evidence import (
     ABSOLUTE_TOLERANCE,
     RELATIVE_TOLERANCE,
     Check,
-    UnjudgeableError,
     at_most,
     equal,
     guarded,
-    is_whole,
-    number,
-    number_or_none,
-    numbers,
-    one,
     passed,
     setting,
-    text,
 )
 
 RANKS = {"embedding": 2, "hidden_state": 3}  # the number of an output's dimensions, the batch's among them
@@ -34,16 +27,13 @@ ROUNDING = 2**-50  # of a float64 near 1, twice
 
 def check_references(run: Run, threshold: float) -> Iterator[Check]:
     """Both outputs of one accuracy run against every reference that any of its records names."""
-    records = [*run.events("accuracy"), *run.events("sample")]
-    references = sorted({text(record, "reference") for record in records})
+    references = sorted({each.reference for each in run.all(Accuracy)} | {each.reference for each in run.all(Sample)})
     if not references:
         raise UnjudgeableError("no accuracy or sample records")
-    declared = one(run, "model").get("references")
+    declared = run.one(Model).references
     if references != declared:
         raise UnjudgeableError(f"compared with {', '.join(references)}, but the run set out for {declared}")
-    if any(record.get("output") not in OUTPUTS for record in records):
-        raise UnjudgeableError("an accuracy or sample record of another output")
-    images = [[r.get("image_sha256") for r in run.events("sample") if r.get("output") == output] for output in OUTPUTS]
+    images = [[sample.image_sha256 for sample in run.all(Sample) if sample.output == output] for output in OUTPUTS]
     yield Check("images of the outputs", f"{len(images[0])}", "the same for both", passed(images[0] == images[1]))
     for reference in references:
         for output in OUTPUTS:
@@ -54,86 +44,77 @@ def check_references(run: Run, threshold: float) -> Iterator[Check]:
 
 def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> Iterator[Check]:
     """One output against one reference: samples that agree with themselves and the summary, errors within bounds."""
-    of_both = {"output": output, "reference": reference}.items()
-    accuracies = [record for record in run.events("accuracy") if of_both <= record.items()]
-    if len(accuracies) != 1:
-        raise UnjudgeableError(f"{len(accuracies)} accuracy records of {output} against {reference}, not 1")
-    accuracy = accuracies[0]
-    samples = [record for record in run.events("sample") if of_both <= record.items()]
-    expected = number(accuracy, "samples")
-    different = len({text(sample, "image_sha256") for sample in samples})
-    complete = different == len(samples) == expected > 0
-    yield Check(f"{output} samples", f"{len(samples)}, {different} different", f"{expected:g}", passed(complete))
+    found = [event for event in run.all(Accuracy) if (event.output, event.reference) == (output, reference)]
+    if len(found) != 1:
+        raise UnjudgeableError(f"{len(found)} accuracy records of {output} against {reference}, not 1")
+    summary = found[0]
+    samples = [event for event in run.all(Sample) if (event.output, event.reference) == (output, reference)]
+    different = len({sample.image_sha256 for sample in samples})
+    complete = passed(different == len(samples) == summary.samples > 0)
+    yield Check(f"{output} samples", f"{len(samples)}, {different} different", f"{summary.samples}", complete)
     if not samples:
         return
 
-    model = one(run, "model")
-    places = {f"{text(sample, 'device')} {text(sample, 'dtype')}" for sample in samples}
-    wanted = setting(run)
+    places, wanted = {f"{sample.device} {sample.dtype}" for sample in samples}, setting(run)
     yield Check(f"{output} computed on", ", ".join(sorted(places)), wanted, passed(places == {wanted}))
-
-    references = ("float64",) if wanted == "cpu float32" else ("float32", "float64")
-    yield Check(f"{output} reference", reference, " or ".join(references), passed(reference in references))
-
+    known = ("float64",) if wanted == "cpu float32" else ("float32", "float64")
+    yield Check(f"{output} reference", reference, " or ".join(known), passed(reference in known))
     yield check_shapes(samples, output)
-    counts = [number(sample, "nonfinite") for sample in samples]
-    none = counts == [0] * len(counts) and number(accuracy, "nonfinite") == 0
-    yield Check(f"{output} NaN or infinite", f"{max(counts):g}", "0", passed(none))
-    metrics = [{metric: number_or_none(sample, metric) for metric in formulas.METRICS} for sample in samples]
-    contradictions = [fault for sample in metrics for fault in contradictions_in(sample)]
-    yield Check(
-        f"{output} formulas", contradictions[0] if contradictions else "consistent", "consistent",
-        passed(not contradictions),
-    )  # fmt: skip
+    nonfinite = [sample.nonfinite for sample in samples]
+    none = set(nonfinite) == {0} and summary.nonfinite == 0
+    yield Check(f"{output} NaN or infinite", f"{max(nonfinite)}", "0", passed(none))
 
+    metrics = [sample.metrics for sample in samples]
+    faults = [fault for each in metrics for fault in contradictions_in(each)]
+    yield Check(f"{output} formulas", faults[0] if faults else "consistent", "consistent", passed(not faults))
     worst = formulas.worst_metrics(metrics)
-    wrong = [metric for metric in formulas.METRICS if number_or_none(accuracy, metric) != worst[metric]]
-    yield Check(
-        f"{output} worst of samples", f"{wrong[0]} contradicts" if wrong else "as computed again", "equal",
-        passed(not wrong),
-    )  # fmt: skip
+    values, stated = formulas.values_of(worst), formulas.values_of(summary.worst)
+    wrong = [metric for metric, value in values.items() if stated[metric] != value]
+    value = f"{wrong[0]} contradicts" if wrong else "as computed again"
+    yield Check(f"{output} worst of samples", value, "equal", passed(not wrong))
     if output == "hidden_state":
         yield check_worst_tokens(samples)
-    classifier = output == "embedding" and model.get("classifier") is not False
-    allowed = formulas.allowed_error(text(model, "dtype"), threshold, number_or_none(accuracy, "expected_relative_l2"))
+
+    model = run.one(Model)
+    classifier = output == "embedding" and model.classifier
+    allowed = formulas.allowed_error(model.dtype, threshold, summary.expected_relative_l2)
     for metric in formulas.gated_metrics(classifier):
-        value = worst[metric]
-        verdict = passed(value is not None and 0 <= value <= allowed)
-        yield Check(f"{output} {metric}", percent(value), at_most(allowed), verdict, metric)
-
-    stated = text(accuracy, "result")
-    within = formulas.is_within(worst, 0 if none else 1, number(accuracy, "threshold"), classifier)
+        error = values[metric]
+        verdict = passed(error is not None and 0 <= error <= allowed)
+        yield Check(f"{output} {metric}", percent(error), at_most(allowed), verdict, metric)
+    within = formulas.is_within(worst, 0 if none else 1, summary.threshold, classifier)
     result = "PASS" if within else "FAIL"
-    yield Check(f"{output} result in the log", stated, result, passed(stated == result))
+    yield Check(f"{output} result in the log", summary.result, result, passed(summary.result == result))
 
 
-def check_shapes(samples: Sequence[Record], output: str) -> Check:
+def check_shapes(samples: Sequence[Sample], output: str) -> Check:
     """All samples of an output have one shape: [1, D] or [1, T, C]."""
-    shapes = [numbers(sample, "shape") for sample in samples]
-    whole = all(is_whole(size) and size >= 1 for shape in shapes for size in shape)
-    right = whole and len(shapes[0]) == RANKS[output] and shapes[0][0] == 1 and shapes.count(shapes[0]) == len(shapes)
+    shapes = [sample.shape for sample in samples]
+    first = shapes[0]
+    right = len(first) == RANKS[output] and first[0] == 1 <= min(first) and shapes.count(first) == len(shapes)
     bound = "[1, D], one for all" if output == "embedding" else "[1, T, C], one for all"
-    return Check(f"{output} shape", " ".join(f"{size:g}" for size in shapes[0]), bound, passed(right))
+    return Check(f"{output} shape", " ".join(map(str, first)), bound, passed(right))
 
 
-def check_worst_tokens(samples: Sequence[Record]) -> Check:
+def check_worst_tokens(samples: Sequence[Sample]) -> Check:
     """The worst token of each sample is one of its tokens, and errs by no less than all of them together."""
     sound = True
     for sample in samples:
-        token, error = number(sample, "worst_token"), number_or_none(sample, "worst_token_relative_l2")
-        of_all = number_or_none(sample, "relative_l2")
-        sound &= is_whole(token) and 0 <= token < numbers(sample, "shape")[1]
+        if sample.worst is None:
+            raise UnjudgeableError("sample record: a hidden_state without its worst token")
+        error, of_all = sample.worst.worst_token_relative_l2, sample.metrics.relative_l2
+        sound &= 0 <= sample.worst.worst_token < max(sample.shape[1:2], default=0)
         sound &= error is not None and of_all is not None and error >= of_all * (1 - RELATIVE_TOLERANCE)
     return Check("hidden_state worst token", "sound" if sound else "contradicts", "sound", passed(sound))
 
 
-def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
+def contradictions_in(sample: Metrics) -> Iterator[str]:
     """Where the metrics of one sample are not finite, out of their range, or contradict each other's formulas."""
-    missing = [metric for metric, value in sample.items() if value is None and metric != "sqnr_db"]
+    value = {metric: number for metric, number in formulas.values_of(sample).items() if number is not None}
+    missing = [metric for metric in formulas.METRICS if metric not in value and metric != "sqnr_db"]
     if missing:
         yield f"{missing[0]} is not finite"
         return
-    value = {metric: number for metric, number in sample.items() if number is not None}
     nmse, cosine = value["nmse"], value["cosine_similarity"]
     if any(value[metric] < 0 for metric in formulas.ERROR_METRICS):
         yield "an error is negative"
@@ -145,7 +126,7 @@ def contradictions_in(sample: Mapping[str, float | None]) -> Iterator[str]:
         yield "mean_abs_error is above max_abs_error"
     if not math.isclose(nmse, value["relative_l2"] * value["relative_l2"], rel_tol=RELATIVE_TOLERANCE):
         yield "nmse is not the square of relative_l2"
-    if not equal(sample["sqnr_db"], -10 * math.log10(nmse) if nmse > 0 else None):
+    if not equal(sample.sqnr_db, -10 * math.log10(nmse) if nmse > 0 else None):
         yield "sqnr_db does not follow from nmse"
     if not math.isclose(cosine, max(-1.0, 1 - value["one_minus_cosine"]), rel_tol=0, abs_tol=ROUNDING):
         yield "cosine_similarity does not follow from one_minus_cosine"

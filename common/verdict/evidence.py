@@ -1,19 +1,21 @@
-"""Evidence: a verdict and its parts, and the fields of records that checks read. Standard library only."""
+"""Evidence: a verdict and its parts, and how a figure in a log is compared. Standard library only."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any
 
-from common.cli.environment import names_a_simulation
 from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
-from common.log.runlog import Record, Run
+from common.log import schema
+from common.log.conclusions import Words
+from common.log.events import ACCURACY, PERF, Env, Model
+from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
-KIND = {"accuracy_run.py": "accuracy", "accuracy_run_perf.py": "perf"}
+KIND = {ACCURACY: "accuracy", PERF: "perf"}
 RELATIVE_TOLERANCE = 1e-9  # of figures that are computed again from the same float64 numbers
 ABSOLUTE_TOLERANCE = 1e-12  # likewise, where they cancel
 
@@ -52,13 +54,6 @@ class Bounds:
     max_regression: float
 
 
-class Words(NamedTuple):
-    """One text in the languages of the pages. The checker prints English."""
-
-    en: str
-    zh: str
-
-
 @dataclass(frozen=True)
 class Group:
     """The runs of one identity (weights, model, dtype, numerics, device), what was checked of them, and what must be
@@ -76,7 +71,7 @@ class Group:
 
     def of(self, kind: str) -> list[Run]:
         """The accuracy or the perf runs."""
-        return [run for run in self.runs if KIND[run.start["script"]] == kind]
+        return [run for run in self.runs if KIND[run.script] == kind]
 
 
 @dataclass(frozen=True)
@@ -105,52 +100,22 @@ def worst_verdict(checks: Sequence[Check]) -> Verdict:
     return max((check.verdict for check in checks), default=Verdict.CANNOT_JUDGE)
 
 
-class UnjudgeableError(Exception):
-    """A record lacks what a check needs."""
-
-
 def passed(condition: bool) -> Verdict:
     return Verdict.PASS if condition else Verdict.FAIL
 
 
-def one(run: Run, event: str) -> Record:
-    """The run's only record of this event."""
-    records = run.events(event)
-    if len(records) != 1:
-        raise UnjudgeableError(f"{len(records)} {event} records, not 1")
-    return records[0]
+def judgeable(condition: bool) -> Verdict:
+    return Verdict.PASS if condition else Verdict.CANNOT_JUDGE
 
 
-def number(record: Mapping[str, object], key: str) -> float:
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UnjudgeableError(f"{record.get('event')} record: {key} is {value!r}, not a number")
-    return value
-
-
-def is_whole(value: object) -> bool:
-    """Whether a figure is written as a whole number: 5, but neither 5.0 nor true; to Python some of them are equal."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def number_or_none(record: Mapping[str, object], key: str) -> float | None:
-    """None stands for a value that was not finite, or too few samples; a key that is missing is no value at all."""
-    return None if key in record and record[key] is None else number(record, key)
-
-
-def text(record: Mapping[str, object], key: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str):
-        raise UnjudgeableError(f"{record.get('event')} record: {key} is {value!r}, not a text")
-    return value
-
-
-def numbers(record: Mapping[str, object], key: str) -> list[float]:
-    """A list of at least one number."""
-    values = record.get(key)
-    if not isinstance(values, list) or not values:
-        raise UnjudgeableError(f"{record.get('event')} record: {key} is no list of numbers")
-    return [number({"event": record.get("event"), key: value}, key) for value in values]
+def guarded(checks: Iterator[Check]) -> Iterator[Check]:
+    """`checks`, ended by a CANNOT JUDGE where a run lacks what they need."""
+    try:
+        yield from checks
+    except UnjudgeableError as error:
+        yield Check("records", str(error), "whole records", Verdict.CANNOT_JUDGE)
+    except ArithmeticError as error:  # figures so large or small that what follows from them is no number
+        yield Check("records", f"figures out of range: {error}", "whole records", Verdict.CANNOT_JUDGE)
 
 
 def equal(found: float | None, expected: float | None) -> bool:
@@ -164,21 +129,11 @@ def at_most(fraction: float) -> str:
     return f"<= {fraction * 100:g}%"
 
 
-def is_simulated(env: Record) -> bool:
-    """Whether a device is a stand-in for tests, or the log does not say plainly that it is none."""
-    return env.get("simulated") is not False or names_a_simulation(env.get("device_name"), env.get("torch_npu"))
+def facts_of(run: Run) -> dict[str, Any]:
+    """What a run says of its code, its machine and its encoder, by the keys of the log."""
+    return schema.encode(run.start) | schema.encode(run.one(Env)) | schema.encode(run.one(Model))
 
 
 def setting(run: Run) -> str:
     """The device and dtype that all outputs of the run must have."""
-    return f"{text(one(run, 'env'), 'device')} {text(one(run, 'model'), 'dtype')}"
-
-
-def guarded(checks: Iterator[Check]) -> Iterator[Check]:
-    """`checks`, ended by a CANNOT JUDGE where a record lacks what they need."""
-    try:
-        yield from checks
-    except UnjudgeableError as error:
-        yield Check("records", str(error), "whole records", Verdict.CANNOT_JUDGE)
-    except ArithmeticError as error:  # figures so large or small that what follows from them is no number
-        yield Check("records", f"figures out of range: {error}", "whole records", Verdict.CANNOT_JUDGE)
+    return f"{run.one(Env).device} {run.one(Model).dtype}"

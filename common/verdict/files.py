@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from common.log.runlog import Record, Run, printable
+from common.log import schema
+from common.log.events import Accuracy, Cause, Env, Event, Layer, Perf, Ranks, RunStart, Speedup
+from common.log.framing import printable
+from common.log.reader import Run
 from common.log.whole_files import write_one
-from common.verdict.evidence import Check, Group, Judgement, Verdict, is_simulated
+from common.verdict.evidence import Check, Group, Judgement, Verdict, facts_of
 
 FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and none that is gone or means another thing
 
 ENVIRONMENT_KEYS = ("device", "device_name", "simulated", "cann", "torch", "torch_npu", "timm", "transformers")
 MODEL_KEYS = ("model", "library", "architecture", "params", "weights_source", "weights_sha256", "dtype", "numerics")
-# What identifies a record, and what only a check reads.
-LEFT_OUT = {"run", "seq", "event", "fingerprint", "shares", "alone", "baseline_samples_ms"}
+FIGURES: tuple[type[Event], ...] = (Accuracy, Cause, Layer, Perf, Ranks, Speedup)
+LEFT_OUT = {"fingerprint", "shares", "alone", "baseline_samples_ms"}  # of the figures: what only a check reads
 # How JUnit calls a check that did not pass: a failure of the thing tested, or an error of the test.
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
 
@@ -47,36 +50,32 @@ def _check(check: Check) -> dict[str, str]:
 
 def _run(run: Run) -> dict[str, Any]:
     """What a log held: a run that is not whole has `problems`."""
-    end = run.records[-1]
+    start, end = next(iter(run.all(RunStart)), None), run.end
     return {
-        "run": run.records[0]["run"],
-        "script": run.start.get("script"),
-        "utc": run.start.get("utc"),
+        "run": run.id,
+        "script": run.script,
+        "utc": start and start.utc,
         "log": run.log,
-        "records": end.get("records"),
-        "records_sha256": end.get("records_sha256"),
+        "records": end and end.records,
+        "records_sha256": end and end.records_sha256,
         "problems": run.problems,
     }
 
 
 def _group(group: Group) -> dict[str, Any]:
-    env, model = group.runs[0].events("env")[0], group.runs[0].events("model")[0]
+    facts = facts_of(group.runs[0])
     return {
         "title": group.title,
         "verdict": str(group.verdict),
-        **{key: model.get(key) for key in MODEL_KEYS},
-        **{key: env.get(key) for key in ENVIRONMENT_KEYS},
-        "simulated": is_simulated(env),
-        "runs": [run.records[0]["run"] for run in group.runs],
-        **{
-            event: [_figures(record) for run in group.runs for record in run.events(event)]
-            for event in ("accuracy", "cause", "layer", "perf", "ranks", "speedup")
-        },
+        **{key: facts[key] for key in (*MODEL_KEYS, *ENVIRONMENT_KEYS)},
+        "simulated": group.runs[0].one(Env).is_simulated,
+        "runs": [run.id for run in group.runs],
+        **{kind.event: [_figures(event) for run in group.runs for event in run.all(kind)] for kind in FIGURES},
     }
 
 
-def _figures(record: Record) -> Record:
-    return {key: value for key, value in record.items() if key not in LEFT_OUT}
+def _figures(event: Event) -> dict[str, Any]:
+    return {key: value for key, value in schema.encode(event).items() if key not in LEFT_OUT}
 
 
 def write_junit(path: Path, judgement: Judgement) -> None:

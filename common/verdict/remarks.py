@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from common.log import formulas
+from common.log.conclusions import Words
+from common.log.events import Accuracy, Env, Fallback, Model, NoiseFloor, Perf
 from common.log.figures import percent
-from common.log.runlog import Record, Run
-from common.verdict.evidence import Words, is_simulated, one
+from common.log.reader import Run
 
 
 def remarks_on(group: Sequence[Run]) -> list[Words]:
@@ -20,14 +21,16 @@ def remarks_on(group: Sequence[Run]) -> list[Words]:
 
 
 def _doubts(run: Run) -> Iterator[Words]:
-    for record in run.events("fallback"):
-        operators = record.get("operators")
-        yield Words(f"warning: operators ran on the CPU: {operators}.", f"警告：以下算子回退到 CPU 执行：{operators}。")
-    model = one(run, "model")
-    strict = (model.get("numerics"), model.get("dtype")) == ("strict", "float32")
-    for record in run.events("accuracy"):
-        error, output = record.get("relative_l2"), record.get("output")
-        if strict and isinstance(error, float) and formulas.is_far_above_noise(error, _noise_floor(run, record)):
+    for fallback in run.all(Fallback):
+        names = fallback.operators
+        yield Words(f"warning: operators ran on the CPU: {names}.", f"警告：以下算子回退到 CPU 执行：{names}。")
+    model = run.one(Model)
+    if (model.numerics, model.dtype) != ("strict", "float32"):
+        return
+    floors = {floor.output: floor.relative_l2 for floor in run.all(NoiseFloor)}
+    for accuracy in run.all(Accuracy):
+        error, output = accuracy.worst.relative_l2, accuracy.output
+        if formulas.is_far_above_noise(error, floors.get(output)):
             yield Words(
                 f"warning: {output} errs by {percent(error)}: float32 alone is far below that.",
                 f"警告：{output} 的误差为 {percent(error)}，远超 float32 本身的舍入误差。",
@@ -35,51 +38,47 @@ def _doubts(run: Run) -> Iterator[Words]:
 
 
 def _timing_doubts(run: Run) -> Iterator[Words]:
-    for record in run.events("perf"):
-        batch, n, share = record.get("batch_size"), record.get("n"), record.get("percent_of_limit")
-        if isinstance(n, int) and n < formulas.FEWEST_SAMPLES:
+    for row in run.all(Perf):
+        if row.timed is None:
+            continue
+        batch, latency, share = row.batch_size, row.timed.figures.latency, row.timed.figures.limit.percent_of_limit
+        if latency.n < formulas.FEWEST_SAMPLES:
+            n = latency.n
             yield Words(f"warning: batch {batch} was timed {n} times only.", f"警告：batch {batch} 仅计时 {n} 次。")
-        elif record.get("stable") is False:
+        elif not latency.stable:
             yield Words(
                 f"warning: batch {batch} is not stable: half of its times lie more than 10 % apart.",
                 f"警告：batch {batch} 的耗时不稳定：一半样本的间距超过 10 %。",
             )
-        if record.get("status") == "ok" and share is None:
+        if share is None:
             yield Words(
                 "warning: no limit beside the figures: the encoder's operations can't be counted.",
                 "警告：无法统计该编码器的计算量，因此没有可供对照的算力上限。",
             )
-        if isinstance(share, float) and share > formulas.MOST_OF_LIMIT:
+        elif share > formulas.MOST_OF_LIMIT:
             yield Words(
                 f"warning: batch {batch} reaches {share:.1%} of the limit: more than counted operations allow.",
                 f"警告：batch {batch} 达到上限的 {share:.1%}，超出按计算量可能达到的值。",
             )
 
 
-def _noise_floor(run: Run, accuracy: Record) -> float | None:
-    """What the run measured of its CPU's float32 against float64; None where it did not."""
-    floors = [record for record in run.events("noise_floor") if record.get("output") == accuracy.get("output")]
-    floor = floors[0].get("relative_l2") if floors else None
-    return floor if isinstance(floor, float) else None
-
-
 def caveats_of(run: Run) -> Iterator[Words]:
     """What evidence like this run says nothing about."""
-    env, model = one(run, "env"), one(run, "model")
-    if model.get("numerics") != "strict":
+    env, model = run.one(Env), run.one(Model)
+    if model.numerics != "strict":
         yield Words(
-            f"{model.get('numerics')} numerics: the device's defaults, as probed, not what the model asks for.",
-            f"{model.get('numerics')} 数值模式：采用设备的默认数值设置（以探测结果为准），而非模型要求的数值。",
+            f"{model.numerics} numerics: the device's defaults, as probed, not what the model asks for.",
+            f"{model.numerics} 数值模式：采用设备的默认数值设置（以探测结果为准），而非模型要求的数值。",
         )
-    if model.get("weights_source") == "random":
+    if model.weights_source == "random":
         yield Words(
             "random weights: this says nothing about a pretrained model's weights.",
             "随机权重：不能说明预训练权重的任何情况。",
         )
-    if env["device"] == "cpu":
+    if env.device == "cpu":
         yield Words("CPU evidence: it says nothing about an NPU.", "CPU 上的证据：不能说明 NPU 的任何情况。")
-    elif is_simulated(env):
+    elif env.is_simulated:
         yield Words(
-            f"simulated device {env.get('device_name')}: it says nothing about Ascend hardware.",
-            f"模拟设备 {env.get('device_name')}：不能说明昇腾硬件的任何情况。",
+            f"simulated device {env.device_name}: it says nothing about Ascend hardware.",
+            f"模拟设备 {env.device_name}：不能说明昇腾硬件的任何情况。",
         )

@@ -448,7 +448,7 @@ def explain_on_simulated_npu() -> dict[str, Any]:
     for cause, (conv, matmul, tanh, dtype) in SIMULATED.items():
         torch.npu.conv.allow_hf32, torch.npu.matmul.allow_hf32 = conv, matmul
         module = copy.deepcopy(encoder.module).to("npu", getattr(torch, dtype))
-        with nullcontext() if tanh else numerics.GeluByFormula("npu"):
+        with nullcontext() if tanh else numerics.gelu_by(numerics.gelu_by_formula, "npu"):
             outputs = devices.forward(module, encoder.pixel_values.to("npu", getattr(torch, dtype)))
         explanations = explained(encoder, (outputs[0].cpu(), outputs[1].cpu()), getattr(torch, dtype))
         of_cause = next(each for each in explanations if each.cause == cause)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.log import formulas, schema
+from common.log.events import Ranks, Share, Windows
 from common.log.reader import read_runs
 
 MARKER = "@record "
@@ -81,3 +83,19 @@ def change(event: str, key: str, value: Any, **fields: Any) -> Edit:
 def drop(event: str, **fields: Any) -> Edit:
     """An edit that removes one record."""
     return lambda records: records.remove(find(records, event, **fields))
+
+
+def windows(record: dict[str, Any]) -> Windows:
+    """The raw samples of a record."""
+    return Windows(calls=record["calls"], samples_ms=record["samples_ms"])
+
+
+def ranks_record(batch_size: int, each: Windows, devices: Sequence[str]) -> dict[str, Any]:
+    """A consistent `ranks` record of ranks on these devices, each as fast as the first alone."""
+    right: dict[str, Any] = {"status": "ok", "windows": each, "output_relative_l2": 1e-7, "nonfinite": 0}
+    shares = [Share(node=0, device=device, **right) for device in devices]
+    scaling = formulas.scaling(batch_size, shares, each)
+    return {
+        "event": Ranks.event,
+        **schema.encode(Ranks(batch_size=batch_size, status="ok", scaling=scaling, shares=shares)),
+    }

@@ -1,4 +1,4 @@
-"""The diagnosis in words: each conclusion from the records that lead to it, in both languages."""
+"""The diagnosis in words: each conclusion from the events that lead to it, in both languages."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import re
 from typing import Any
 
 import pytest
+from helpers.events import example
 
-from common.log.conclusions import conclude_blocks, conclude_causes
+from common.log.conclusions import Words, conclude_blocks, conclude_causes
+from common.log.events import Cause, Event, Layer, Model
 from common.log.formulas import rounding_of
-from common.verdict.evidence import UnjudgeableError, Words
-
-Fields = dict[str, Any]
-
-
-def cause(name: str, explained: float | None, **more: Any) -> Fields:
-    return {"cause": name, "explained": explained, "best": True, "repeatable": None, "residual": 0.01, **more}
+from common.log.reader import UnjudgeableError
+from common.log.schema import MisfitError, decode, encode
 
 
-def layers(*errors: tuple[float | None, float | None], blamed: int | None = None) -> list[Fields]:
-    """Records of blocks with their propagated and isolated errors."""
+def cause(name: str, explained: float | None, **more: Any) -> Cause:
+    return Cause(**{"cause": name, "explained": explained, "best": True, "residual": 0.01, **more})
+
+
+def layers(*errors: tuple[float | None, float | None], blamed: int | None = None) -> list[Layer]:
+    """Blocks with their propagated and isolated errors."""
     return [
-        {"block": at, "name": f"blocks.{at}", "propagated": before, "isolated": alone, "blamed": at == blamed}
+        Layer(block=at, name=f"blocks.{at}", propagated=before, isolated=alone, blamed=at == blamed)
         for at, (before, alone) in enumerate(errors)
     ]
 
 
-OF_CAUSES: dict[str, list[Fields]] = {
+OF_CAUSES: dict[str, list[Cause]] = {
     "nothing to explain: the outputs are equal": [],
     "99.9% of the error is the tanh GELU": [cause("gelu_tanh", 0.999)],
     "95.0% of the error is HF32 in the convolutions and the tanh GELU": [cause("conv_hf32+gelu_tanh", 0.95)],
@@ -46,7 +47,7 @@ OF_CAUSES: dict[str, list[Fields]] = {
         cause("unexplained", None, residual=None)
     ],
 }
-OF_BLOCKS: dict[str, list[Fields]] = {
+OF_BLOCKS: dict[str, list[Layer]] = {
     "no block of the main chain was examined": [],
     "the error arises in block 1 (blocks.1): alone it errs by 3.2100%, others by 0.001%": layers(
         (1e-5, 1e-5), (0.03, 0.0321), (0.03, 1e-5), blamed=1
@@ -93,15 +94,26 @@ def test_what_is_rounding_depends_on_the_dtype() -> None:
     assert conclude_blocks(coarse, "float16").en.startswith("all blocks are right within rounding")
 
 
+@pytest.mark.parametrize("lacking", ["size", "correlation"])
+def test_a_cause_that_lacks_a_figure_is_no_diagnosis(lacking: str) -> None:
+    figures = {"repeatable": 0.0, "size": 1.0, "correlation": 0.5, lacking: None}
+    with pytest.raises(UnjudgeableError, match="no size or correlation"):
+        conclude_causes([cause("float16", 0.1, **figures)])
+
+
+CAUSE = encode(cause("gelu_tanh", 0.9))
+LAYER = encode(layers((1.0, 1.0))[0])
+
+
 @pytest.mark.parametrize(
-    "records",
-    [[cause("float16", 0.1, repeatable=0.0)], [cause("gelu_tanh", "all of it")], [{"best": True}]],
-    ids=["no size", "no number", "no cause"],
+    ("kind", "fields", "named"),
+    [
+        (Cause, {**CAUSE, "explained": "all of it"}, "explained"),
+        (Cause, {"best": True}, "cause"),
+        (Layer, {**LAYER, "propagated": "much"}, "propagated"),
+        (Model, {**encode(example(Model)), "dtype": "float8"}, "dtype"),
+    ],
 )
-def test_records_that_lack_a_figure_are_no_diagnosis(records: list[Fields]) -> None:
-    with pytest.raises(UnjudgeableError):
-        conclude_causes(records)
-    with pytest.raises(UnjudgeableError):
-        conclude_blocks([{**layer, "propagated": "much"} for layer in layers((1.0, 1.0))], "float32")
-    with pytest.raises(UnjudgeableError):
-        conclude_blocks(layers((1.0, 1.0)), "float8")
+def test_what_is_no_figure_never_reaches_a_diagnosis(kind: type[Event], fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(MisfitError, match=named):
+        decode(kind, fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.log.figures import format_metric, percent
+from common.log.figures import format_figure, format_metric, percent
 from common.log.formulas import METRICS
 
 
@@ -41,3 +41,21 @@ def test_percent_for_people(fraction: float | None, text: str) -> None:
 def test_a_metric_for_people(metric: str, value: float | None, text: str) -> None:
     assert metric in METRICS
     assert format_metric(metric, value) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("p50_latency_ms", 12.34567, "12.346"),
+        ("first_call_ms", 1379.6, "1380"),
+        ("end_to_end_ips", 76.918, "76.92"),
+        ("peak_memory_mb", 2.6, "3"),
+        ("gemm_tflops", 0.0596, "0.060"),
+        ("percent_of_limit", 0.1574, "15.7%"),
+        ("expected_relative_l2", 0.00321, "0.3210%"),
+        ("params", 86_567_656, "86.6M"),
+        ("batch_size", 64, "64"),
+    ],
+)
+def test_a_figure_by_its_key(key: str, value: float, text: str) -> None:
+    assert format_figure(key, value) == text

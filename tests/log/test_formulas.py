@@ -6,8 +6,20 @@ import math
 import random
 
 import pytest
+from helpers.events import example, metrics
 
 from common.log import formulas
+from common.log.events import (
+    METRICS,
+    Figures,
+    LatencyFigures,
+    LimitFigures,
+    Metrics,
+    Probe,
+    Product,
+    Share,
+    Windows,
+)
 from common.log.formulas import (
     images_per_second,
     is_within,
@@ -21,23 +33,6 @@ SIMILARITY_METRICS = [metric for metric in formulas.METRICS if metric not in for
 
 # How many samples make each percentile: 1 - p^n reaches 95 %.
 COUNTS = {50: 5, 90: 29, 95: 59, 99: 299}
-
-
-def metrics(**changes: float | None) -> dict[str, float | None]:
-    """The metrics of a sample with an error of 0.1 %, changed by keyword."""
-    good: dict[str, float | None] = {
-        "max_abs_error": 0.01,
-        "mean_abs_error": 0.001,
-        "relative_error": 0.001,
-        "relative_l2": 0.001,
-        "nmse": 1e-6,
-        "one_minus_cosine": 5e-7,
-        "cosine_similarity": 0.9999995,
-        "sqnr_db": 60.0,
-        "top5_match": 0.8,
-        "top1_gap": 0.0,
-    }
-    return good | changes
 
 
 # --------------------------------------------------------------------------------------------------- percentiles
@@ -92,23 +87,23 @@ def test_a_percentile_is_one_of_the_samples_in_whatever_order() -> None:
 
 def test_one_slow_call_of_a_hundred_moves_the_maximum_but_not_the_p95() -> None:
     summary = summarize_latency([10.0] * 99 + [500.0])
-    assert (summary["p95_latency_ms"], summary["max_latency_ms"]) == (10.0, 500.0)
+    assert (summary.p95_latency_ms, summary.max_latency_ms) == (10.0, 500.0)
 
 
 # ------------------------------------------------------------------------------------------------------- latency
 def test_the_latency_keys_of_a_few_samples() -> None:
-    assert summarize_latency([4.0, 2.0, 9.0, 3.0, 2.0]) == {
-        "n": 5,
-        "avg_latency_ms": 4.0,
-        "min_latency_ms": 2.0,
-        "max_latency_ms": 9.0,
-        "p50_latency_ms": 3.0,
-        "p90_latency_ms": None,
-        "p95_latency_ms": None,
-        "p99_latency_ms": None,
-        "iqr_latency_ms": 2.0,
-        "stable": False,
-    }
+    assert summarize_latency([4.0, 2.0, 9.0, 3.0, 2.0]) == LatencyFigures(
+        n=5,
+        avg_latency_ms=4.0,
+        min_latency_ms=2.0,
+        max_latency_ms=9.0,
+        p50_latency_ms=3.0,
+        p90_latency_ms=None,
+        p95_latency_ms=None,
+        p99_latency_ms=None,
+        iqr_latency_ms=2.0,
+        stable=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,12 +118,12 @@ def test_the_latency_keys_of_a_few_samples() -> None:
     ],
 )
 def test_times_are_stable_where_they_neither_scatter_nor_drift(samples_ms: list[float], stable: bool) -> None:
-    assert summarize_latency(samples_ms)["stable"] is stable
+    assert summarize_latency(samples_ms).stable is stable
 
 
 def test_fewer_than_five_samples_have_no_interquartile_range() -> None:
-    assert summarize_latency([1.0, 2.0, 3.0, 4.0])["iqr_latency_ms"] is None
-    assert summarize_latency([1.0, 2.0, 3.0, 4.0, 5.0])["iqr_latency_ms"] == 2.0
+    assert summarize_latency([1.0, 2.0, 3.0, 4.0]).iqr_latency_ms is None
+    assert summarize_latency([1.0, 2.0, 3.0, 4.0, 5.0]).iqr_latency_ms == 2.0
 
 
 # ------------------------------------------------------------------------------------------- two runs, one slower
@@ -171,25 +166,31 @@ def test_two_runs_are_compared_by_their_medians(later: list[float], word: str) -
 # ------------------------------------------------------------------------------------------------ beside the limit
 def test_the_limit_is_each_shapes_best_window_by_its_share() -> None:
     """1 GFLOP at 2 TFLOP/s and 3 GFLOP at 1 TFLOP/s take 3.5 ms: 8/7 TFLOP/s. Slower windows count nothing."""
-    shapes = [
-        {"shape": [1000, 1000, 500], "gflop": 1.0, "calls": 2, "samples_ms": [1.0, 7.0]},
-        {"shape": [1000, 1000, 500], "gflop": 3.0, "calls": 1, "samples_ms": [5.0, 1.0]},
+    shape = [1000, 1000, 500]
+    products = [
+        Product(shape=shape, gflop=1.0, windows=Windows(calls=2, samples_ms=[1.0, 7.0])),
+        Product(shape=shape, gflop=3.0, windows=Windows(calls=1, samples_ms=[5.0, 1.0])),
     ]
-    assert formulas.gemm_tflops(shapes) == pytest.approx(8 / 7)
+    assert formulas.gemm_tflops(products) == pytest.approx(8 / 7)
 
 
 def test_a_throughput_beside_the_larger_limit() -> None:
     found = formulas.beside_the_limit(200.0, 10.0, [2.0, 4.0])
-    assert found == {"achieved_tflops": 2.0, "limit_tflops": 4.0, "percent_of_limit": 0.5}
+    assert found == LimitFigures(achieved_tflops=2.0, limit_tflops=4.0, percent_of_limit=0.5)
+
+
+def test_nothing_stands_beside_a_limit_that_was_not_measured() -> None:
+    found = formulas.beside_the_limit(200.0, 10.0, [])
+    assert found == LimitFigures(achieved_tflops=None, limit_tflops=None, percent_of_limit=None)
 
 
 def test_every_percentile_is_given_from_299_samples_on() -> None:
     summary = summarize_latency([float(value) for value in range(1, 300)])
-    assert [summary[key] for key in formulas.PERCENTILES] == [150.0, 270.0, 285.0, 297.0]
+    assert [getattr(summary, key) for key in formulas.PERCENTILES] == [150.0, 270.0, 285.0, 297.0]
 
 
 def test_the_average_keeps_small_times_beside_a_large_one() -> None:
-    assert summarize_latency([1e16, 1.0, 1.0])["avg_latency_ms"] == (1e16 + 2) / 3
+    assert summarize_latency([1e16, 1.0, 1.0]).avg_latency_ms == (1e16 + 2) / 3
 
 
 # ---------------------------------------------------------------------------------------------------- throughput
@@ -212,25 +213,26 @@ def test_throughput_takes_any_iterable() -> None:
 
 # --------------------------------------------------------------------------------------------- worst of samples
 def test_every_metric_has_a_direction() -> None:
-    assert set(formulas.METRICS) == set(metrics())
+    assert tuple(formulas.METRICS) == METRICS
+    assert list(formulas.values_of(metrics(nmse=0.5)).items())[4] == ("nmse", 0.5)
     assert set(formulas.GATED_METRICS) <= set(formulas.ERROR_METRICS)
 
 
 @pytest.mark.parametrize("metric", formulas.ERROR_METRICS)
 def test_the_worst_error_is_the_largest(metric: str) -> None:
     samples = [metrics(**{metric: value}) for value in (0.2, 0.7, 0.5)]
-    assert worst_metrics(samples)[metric] == 0.7
+    assert getattr(worst_metrics(samples), metric) == 0.7
 
 
 @pytest.mark.parametrize("metric", SIMILARITY_METRICS)
 def test_the_worst_similarity_is_the_smallest(metric: str) -> None:
     samples = [metrics(**{metric: value}) for value in (0.7, 0.2, 0.5)]
-    assert worst_metrics(samples)[metric] == 0.2
+    assert getattr(worst_metrics(samples), metric) == 0.2
 
 
 def test_each_metric_has_its_own_worst_sample() -> None:
     worst = worst_metrics([metrics(max_abs_error=5.0), metrics(relative_l2=0.5), metrics(cosine_similarity=-1.0)])
-    assert (worst["max_abs_error"], worst["relative_l2"], worst["cosine_similarity"]) == (5.0, 0.5, -1.0)
+    assert (worst.max_abs_error, worst.relative_l2, worst.cosine_similarity) == (5.0, 0.5, -1.0)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -238,21 +240,21 @@ def test_each_metric_has_its_own_worst_sample() -> None:
 def test_a_metric_that_is_not_finite_is_the_worst_wherever_it_stands(metric: str, position: int) -> None:
     samples = [metrics() for _ in range(3)]
     samples[position] = metrics(**{metric: None})
-    assert worst_metrics(samples)[metric] is None
+    assert getattr(worst_metrics(samples), metric) is None
 
 
 def test_sqnr_of_a_sample_without_error_is_no_worst() -> None:
     exact = metrics(nmse=0.0, relative_l2=0.0, sqnr_db=None)
-    assert worst_metrics([exact, metrics(sqnr_db=60.0), exact])["sqnr_db"] == 60.0
+    assert worst_metrics([exact, metrics(sqnr_db=60.0), exact]).sqnr_db == 60.0
 
 
 def test_sqnr_is_none_where_no_sample_has_an_error() -> None:
     worst = worst_metrics([metrics(nmse=0.0, relative_l2=0.0, sqnr_db=None)])
-    assert (worst["sqnr_db"], worst["nmse"]) == (None, 0.0)
+    assert (worst.sqnr_db, worst.nmse) == (None, 0.0)
 
 
 def test_sqnr_of_a_sample_that_is_not_finite_is_the_worst() -> None:
-    assert worst_metrics([metrics(nmse=None, sqnr_db=None), metrics()])["sqnr_db"] is None
+    assert worst_metrics([metrics(nmse=None, sqnr_db=None), metrics()]).sqnr_db is None
 
 
 def test_the_worst_is_never_better_than_any_sample() -> None:
@@ -260,8 +262,8 @@ def test_the_worst_is_never_better_than_any_sample() -> None:
     samples = [metrics(**{metric: chooser.random() for metric in formulas.METRICS}) for _ in range(50)]
     worst = worst_metrics(samples)
     for sample in samples:
-        assert all(sample[metric] <= worst[metric] for metric in formulas.ERROR_METRICS)
-        assert all(sample[metric] >= worst[metric] for metric in SIMILARITY_METRICS)
+        assert all(getattr(sample, metric) <= getattr(worst, metric) for metric in formulas.ERROR_METRICS)
+        assert all(getattr(sample, metric) >= getattr(worst, metric) for metric in SIMILARITY_METRICS)
 
 
 # ------------------------------------------------------------------------------------------------------- the gate
@@ -270,7 +272,7 @@ def test_the_gate_takes_an_error_up_to_the_threshold(metric: str) -> None:
     assert is_within(metrics(**{metric: 0.01}), 0, 0.01, False)
 
 
-OUTSIDE = {
+OUTSIDE: dict[str, tuple[Metrics, int]] = {
     "relative_error above": (metrics(relative_error=math.nextafter(0.01, 1)), 0),
     "relative_l2 above": (metrics(relative_l2=math.nextafter(0.01, 1)), 0),
     "relative_error not finite": (metrics(relative_error=None), 0),
@@ -323,5 +325,66 @@ def test_a_small_nmse_and_a_cosine_near_one_do_not_pass_for_a_large_error() -> N
 def test_the_fastest_pass_is_the_one_that_is_held_to_the_limit(
     throughput_ips: float, end_to_end_ips: float, avg_latency_ms: float, fastest: float
 ) -> None:
-    row = {"batch_size": 4, "avg_latency_ms": avg_latency_ms}
-    assert formulas.fastest_ips({**row, "throughput_ips": throughput_ips, "end_to_end_ips": end_to_end_ips}) == fastest
+    passes = {"throughput_ips": throughput_ips, "end_to_end_ips": end_to_end_ips}
+    assert formulas.fastest_ips(4, example(Figures, avg_latency_ms=avg_latency_ms, **passes)) == fastest
+
+
+def test_the_figures_of_a_batch_size_are_those_of_its_three_passes() -> None:
+    """Batches of 4: calls of 4, 2 and 6 ms; windows of 5 calls in 10 ms; one image after the other in 8 ms."""
+    limit = LimitFigures(achieved_tflops=1.0, limit_tflops=2.0, percent_of_limit=0.5)
+    found = formulas.summarize_passes(
+        4,
+        Windows(calls=1, samples_ms=[4.0, 2.0, 6.0]),
+        Windows(calls=5, samples_ms=[10.0, 10.0]),
+        Windows(calls=1, samples_ms=[8.0]),
+        limit,
+    )
+    assert (found.latency.n, found.latency.avg_latency_ms, found.latency.p50_latency_ms) == (3, 4.0, None)
+    assert (found.throughput_ips, found.end_to_end_ips) == (2000.0, 500.0)
+    assert found.limit == limit
+
+
+def test_the_figures_of_a_batch_size_without_a_limit() -> None:
+    once = Windows(calls=1, samples_ms=[1.0])
+    assert formulas.summarize_passes(1, once, once, once).limit == formulas.beside_the_limit(1.0, 1.0, [])
+
+
+def test_ranks_together_and_alone() -> None:
+    """Two ranks with 4 images in 10 ms and in 20 ms: 400 and 200 a second; alone the first had 500."""
+    shares = [example(Share, calls=2, samples_ms=[20.0, 20.0]), example(Share, calls=1, samples_ms=[20.0])]
+    alone = Windows(calls=1, samples_ms=[8.0])
+    found = formulas.scaling(4, shares, alone)
+    assert found.throughput_ips == [400.0, 200.0]
+    assert (found.total_throughput_ips, found.alone_throughput_ips) == (600.0, 500.0)
+    assert found.scaling_efficiency == pytest.approx(0.6)
+    assert found.alone is alone
+
+
+# ----------------------------------------------------------------------------------------------------- the probe
+EXACT = {"conv_mantissa_bits": 23, "matmul_mantissa_bits": 23, "attention_mantissa_bits": 23}
+EXACT_PROBE = Probe(**EXACT, gelu="erf", gelu_tanh="tanh")
+EVERY_OPERATOR = ("conv", "matmul", "attention", "gelu", "gelu_tanh")
+
+
+@pytest.mark.parametrize("operators", [(), ("conv",), EVERY_OPERATOR])
+def test_an_exact_device_contradicts_nothing(operators: tuple[str, ...]) -> None:
+    assert formulas.probe_contradictions(EXACT_PROBE, operators, "float32") == []
+
+
+@pytest.mark.parametrize(
+    ("operators", "dtype", "words"),
+    [
+        (("conv",), "float32", ["conv_mantissa_bits is 11, not 23"]),
+        (("matmul", "attention"), "float32", []),
+        (("gelu",), "float32", ["gelu is tanh, not erf"]),
+        (("gelu_tanh",), "float32", []),
+        (EVERY_OPERATOR, "float32", ["conv_mantissa_bits is 11, not 23", "gelu is tanh, not erf"]),
+        (("conv",), "float16", ["conv_mantissa_bits is 11, not 10"]),
+        (("matmul",), "bfloat16", ["matmul_mantissa_bits is 23, not 7"]),
+    ],
+)
+def test_a_probe_contradicts_over_operators_of_the_model_alone(
+    operators: tuple[str, ...], dtype: str, words: list[str]
+) -> None:
+    probe = Probe(**{**EXACT, "conv_mantissa_bits": 11}, gelu="tanh", gelu_tanh="tanh")
+    assert formulas.probe_contradictions(probe, operators, dtype) == words

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
-from conftest import PERF_QUICK, Runner
+from conftest import PERF_QUICK, ROOT, Runner
+from helpers.logs import Edit, Records, change, drop, edited, find, read_records
 from huggingface_hub import ModelCard
+from jinja2 import TemplateError, nodes
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from matplotlib.figure import Figure
@@ -21,14 +25,18 @@ from matplotlib.text import Text
 from PIL import Image
 
 import check_accuracy_run_perf as checker
-from common.log import figures
-from common.report import sections
-from common.verdict.evidence import Group
-from helpers.logs import Edit, Records, change, drop, edited, find, read_records
 from common.errors import UserError
-from common.log.runlog import read_runs
+from common.log import figures, schema
+from common.log.events import DECLARED
+from common.log.formulas import LATENCY_KEYS
+from common.log.framing import printable
+from common.log.reader import read_runs
+from common.report import rendering
+from common.report.facts import Page
+from common.verdict.evidence import Group, Judgement
 
-LOGS = ("accuracy.log", "benchmark.log", "inference.log")
+STEMS = ("accuracy", "benchmark", "inference")
+LOGS = tuple(f"{stem}.log" for stem in STEMS)
 PAGES = ("report.md", "report.zh-CN.md")
 PLOTS = ("latency.png", "throughput.png", "blocks.png", "causes.png")
 FIGURE = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)*(?:e[+-]?\d+)?%?")
@@ -38,13 +46,22 @@ Report = Callable[..., tuple[int, dict[str, str]]]
 
 
 @pytest.fixture(scope="session")
-def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
-    """The logs of all three runs of one tiny model on the CPU."""
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs of all three runs of one model on the CPU, kept from an earlier version."""
+    folder = tmp_path_factory.mktemp("evidence")
+    for name in LOGS:
+        shutil.copy(ROOT / "tests" / "data" / "earlier_logs" / f"pass.{name}", folder / name)
+    return folder
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, tiny_timm: Path) -> Path:
+    """The logs of all three scripts, run now."""
     import accuracy_run
     import accuracy_run_perf
     import inference
 
-    folder = tmp_path_factory.mktemp("evidence")
+    folder = tmp_path / "fresh"
     common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
     assert inference.main(common) == 0
     assert accuracy_run.main([*common, "--samples", "2"]) == 0
@@ -79,8 +96,9 @@ def explained(records: Records) -> None:
     """Adds what --explain finds on a device with HF32 and a tanh GELU, and a block that stands out."""
     common = {"run": records[0]["run"], "seq": 0}
     found = [("conv_hf32", 0.143), ("conv_hf32+gelu_tanh", 0.9987), ("bfloat16", -1822.3)]
+    unknown = dict.fromkeys(("residual", "correlation", "size", "repeatable"))
     added = [
-        {**common, "event": "cause", "cause": cause, "explained": share, "best": share > 0.9, "repeatable": None}
+        {**common, "event": "cause", "cause": cause, "explained": share, "best": share > 0.9, **unknown}
         for cause, share in found
     ]
     for block, isolated in enumerate((1.25e-5, 0.0321)):
@@ -131,14 +149,26 @@ def figures_of(page: str) -> list[str]:
     return FIGURE.findall(html.unescape(page).replace("x**", " "))
 
 
-def test_every_figure_is_one_of_the_records(report: Report, evidence: Path, tmp_path: Path) -> None:
-    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup)
-    code, pages = report(folder)
-    assert code == 0, pages["out"]
+def assert_figures_are_known(folder: Path, pages: dict[str, str]) -> set[str]:
     known = known_figures(folder, pages["out"])
     for name in PAGES:
         assert len(figures_of(pages[name])) > 100
         assert [figure for figure in figures_of(pages[name]) if figure not in known] == []
+    return known
+
+
+def test_the_pages_of_runs_made_now(report: Report, fresh: Path) -> None:
+    code, pages = report(fresh)
+    assert code == 0, pages["out"]
+    assert_figures_are_known(fresh, pages)
+    assert not any("incomplete" in page or "不完整" in page for page in pages.values())
+
+
+def test_every_figure_is_one_of_the_records(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup)
+    code, pages = report(folder)
+    assert code == 0, pages["out"]
+    known = assert_figures_are_known(folder, pages)
     latency = f"{find(read_records(folder / 'benchmark.log'), 'perf')['avg_latency_ms']:.3f}"
     digit = "1" if latency[-1] != "1" else "2"
     tampered = pages["report.md"].replace(latency, latency[:-1] + digit)
@@ -192,7 +222,7 @@ def test_the_tables_are_the_records_cell_by_cell(
         assert cells["throughput_ips"] == f"{record['throughput_ips']:.2f}"
         assert cells["end_to_end_ips"] == f"{record['end_to_end_ips']:.2f}"
         assert cells["percent_of_limit"] == f"{record['percent_of_limit']:.1%}"
-        for key in sections.LATENCY_KEYS[1:]:
+        for key in LATENCY_KEYS:
             assert cells[key] == ("-" if record[key] is None else f"{record[key]:.3f}"), key
 
     accuracy = [record for record in read_records(folder / "accuracy.log") if record["event"] == "accuracy"]
@@ -281,7 +311,8 @@ def test_ranks_are_shown_each_and_together(report: Report, evidence: Path, tmp_p
     def several(records: Records) -> None:
         find(records, "run_start")["ranks"] = 2
         fields = {"throughput_ips": [10.123, 20.456], "total_throughput_ips": 30.579, "scaling_efficiency": 0.912}
-        common = {"run": records[0]["run"], "seq": 0, "event": "ranks"}
+        fields |= {"alone_throughput_ips": 16.76, "alone": {"calls": 1, "samples_ms": [59.7]}}
+        common = {"run": records[0]["run"], "seq": 0, "event": "ranks", "shares": []}
         records.insert(-1, {**common, "batch_size": 1, "status": "ok", **fields})
         records.insert(-1, {**common, "batch_size": 2, "status": "error"})
 
@@ -394,11 +425,10 @@ def test_an_accuracy_run_that_is_damaged_is_no_run(report: Report, evidence: Pat
     assert "日志中没有精度运行记录。" in pages["report.zh-CN.md"]
 
 
-def test_a_record_of_another_shape_ends_its_section_alone(report: Report, evidence: Path, tmp_path: Path) -> None:
-    edit = change("run_start", "argv", "--model x")
-    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit))
-    assert "The records are incomplete: run_start record: argv is no list" in pages["report.md"]
-    assert "记录不完整: run_start record: argv is no list" in pages["report.zh-CN.md"]
+def test_a_record_that_is_missing_ends_its_section_alone(report: Report, evidence: Path, tmp_path: Path) -> None:
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=drop("numerics")))
+    assert "## Verified environment\n\nThe records are incomplete: 0 numerics records, not 1\n" in pages["report.md"]
+    assert "## 验证环境\n\n记录不完整：0 numerics records, not 1\n" in pages["report.zh-CN.md"]
     assert "| relative_l2 |" in pages["report.md"]
 
 
@@ -428,7 +458,7 @@ def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidenc
     code, pages = report(folder)
     assert code == 0, pages["out"]
     headings = re.findall(r"^## (.*)$", pages["report.md"], re.M)
-    assert len(headings) == len(set(headings)) == 2 * len(sections.SECTIONS) + 1
+    assert len(headings) == len(set(headings)) == 2 * len(sections_of("report.md")) + 1
     assert "latency-2.png" in pages["report.md"]
 
 
@@ -449,23 +479,73 @@ HOSTILE = [
 ]
 
 
+# What decides whether there is a run at all.
+FRAME = {("run_start", "script"), ("run_end", "status"), ("run_end", "records_sha256")}
+
+
 def poisoned(bad: str) -> Edit:
-    """The text in every field that a name can reach."""
+    """The text in every field of every event that holds any text, and nothing of what may be missing left out."""
+
+    def inside(kind: Any, value: Any) -> Any:
+        if kind is str:
+            return bad
+        if value is None:
+            return None
+        if dataclasses.is_dataclass(kind):
+            return fields(kind, value, "")
+        if get_origin(kind) is list:
+            return [inside(get_args(kind)[0], each) for each in value]
+        if kind is Any or get_args(kind)[1:] == (Any,):
+            return dict.fromkeys(value, bad)
+        return value
+
+    def fields(declaration: Any, record: dict[str, Any], event: str) -> dict[str, Any]:
+        for member in schema.members(declaration):
+            if member.flat:
+                fields(member.kind, record, event)
+            elif member.key in record and not member.one_of and (event, member.key) not in FRAME:
+                record[member.key] = inside(member.kind, record[member.key])
+        return record
 
     def edit(records: Records) -> None:
         for record in records:
-            for key in ("image", "name", "label", "cause", "reason", "platform", "device_name", "cpu_model", "numpy"):
-                if key in record:
-                    record[key] = bad
-            for entry in record.get("topk", []):
-                entry["label"] = bad
-        find(records, "run_start").update(argv=["--model", bad, f"--image={bad}"], git=bad)
-        find(records, "model").update(model=bad, weights_source=bad, architecture=bad, library=bad, weights_sha256=bad)
-        find(records, "model")["preprocess"] = {"source": bad}
-        run = {"run": records[0]["run"], "seq": 0}
-        records.insert(-1, {**run, "event": "fallback", "operators": [bad]})
+            fields(DECLARED[record["event"]], record, record["event"])
 
     return edit
+
+
+def complete(kind: str) -> Edit:
+    """Adds to a run of this kind every event that it may hold, so that every text of a page is there."""
+
+    def edit(records: Records) -> None:
+        common = {"run": records[0]["run"], "seq": 0}
+        added: list[dict[str, Any]] = [
+            {"event": "fallback", "operators": ["aten::x"]},
+            {"event": "skipped", "image": "x.jpg", "reason": "y"},
+            {"event": "animation", "image": "x.gif", "frames": 2},
+            {"event": "nonfinite_weights", "tensors": ["x"]},
+        ]
+        if kind == "accuracy":
+            explained(records)
+            source = dict.fromkeys(("file", "file_sha256", "model", "code_sha256", "git"), "x")
+            added.append({"event": "noise_floor", "output": "embedding", "relative_l2": 1e-7})
+            more = {"precisions": ["x"], "preprocess": {"source": "x"}, "versions": {"torch": "x"}}
+            added.append({"event": "reference_source", **source, **more})
+        if kind == "benchmark":
+            with_speedup(records)
+            out_of_memory(records)
+        records[-1:-1] = [{**common, **record} for record in added]
+
+    return edit
+
+
+def test_the_poison_reaches_every_event() -> None:
+    """A field that is declared later is poisoned as well."""
+    record = {"image": "x", "output_shape": [1], "topk": [{"index": 1, "value": 1.0, "label": None}], "nonfinite": 0}
+    record |= {"run": "x", "seq": 0, "event": "inference", "image_sha256": "x"}
+    poisoned("bad")([record])
+    assert record["topk"] == [{"index": 1, "value": 1.0, "label": "bad"}]
+    assert (record["image"], record["image_sha256"], record["output_shape"]) == ("bad", "bad", [1])
 
 
 def walk(tokens: list[Token]) -> Iterator[Token]:
@@ -489,28 +569,129 @@ def targets(page: str) -> set[str]:
 
 
 @pytest.mark.parametrize("bad", HOSTILE)
-def test_no_name_becomes_markup(bad: str, report: Report, evidence: Path, tmp_path: Path) -> None:
-    def both(text: str) -> Edit:
+def test_no_text_becomes_markup(bad: str, report: Report, evidence: Path, tmp_path: Path) -> None:
+    def poison(kind: str, text: str) -> Edit:
         def edit(records: Records) -> None:
-            explained(records)
+            complete(kind)(records)
             poisoned(text)(records)
 
         return edit
 
     pages = {}
     for kind, value in (("plain", "name"), ("hostile", bad)):
-        edit = poisoned(value)
-        folder = copied(evidence, tmp_path / kind, accuracy=both(value), benchmark=edit, inference=edit)
+        folder = copied(evidence, tmp_path / kind, **{name: poison(name, value) for name in STEMS})
         pages[kind] = report(folder)[1]
     for name in PAGES:
         page = pages["hostile"][name]
-        assert structure(page) == structure(pages["plain"][name])
-        assert targets(page) == targets(pages["plain"][name])
-        assert not re.search(r"<script|<img|\]\(javascript|\]\(http", page)
+        assert_same_structure(page, pages["plain"][name])
         assert all(character.isprintable() or character == "\n" for character in page)
         card = card_of(page)
-        assert card.keys() == card_of(pages["plain"][name]).keys()
-        assert card["tags"] == ["CPU"]
+        assert "base_model" not in card
+        assert all(re.fullmatch(r"[\w.-]+", word) for word in [*card["tags"], *card.get("hardwares", [])])
+    shown = [cell for rows in tables(pages["hostile"]["report.md"]) for row in rows for cell in row]
+    assert shown.count(printable(bad).strip()) > 20
+
+
+def assert_same_structure(page: str, plain: str) -> None:
+    assert structure(page) == structure(plain)
+    assert targets(page) == targets(plain)
+    assert not re.search(r"<script|<img|\]\(javascript|\]\(http", page)
+
+
+# Ways in which somebody may put a value into a template, none of which thinks of escaping.
+ADDED = """
+{% macro cell(value) %}**{{ value }}**{% endmacro %}
+{% set value = page.judgement.error %}
+# {{ value }}
+
+{{ value }}
+
+> {{ value }}
+
+- {{ value }}
+- in the middle {{ value }} of an item
+
+| a | b |
+| --- | --- |
+| {{ value }} | **{{ value }}** |
+| {{ cell(value) }} | {{ cell(value) ~ value }} |
+| {{ "x" ~ value }} | {{ [value, value] | join(", ") }} |
+| {{ value | safe }} | {{ value | e }} |
+| {% set block %}{{ value }}{% endset %}{{ block }} | {{ "%s" | format(value) }} |
+| {% for each in [value] %}{{ each }}{% endfor %} | {{ value if value else none }} |
+
+[link](report.md "{{ value }}")
+
+```text
+{{ value }}
+```
+"""
+
+
+def rendered(template: str, error: str, folder: Path) -> str:
+    (folder / "added.md.j2").write_text(template, encoding="utf-8")
+    return "---\n---\n\n" + rendering.render(Page(Judgement([], error=error), []), "added.md.j2", folder)
+
+
+@pytest.mark.parametrize("bad", HOSTILE)
+def test_a_value_that_is_added_to_a_template_is_escaped(bad: str, tmp_path: Path) -> None:
+    assert_same_structure(rendered(ADDED, bad, tmp_path), rendered(ADDED, "name", tmp_path))
+
+
+def test_a_templates_own_text_is_markdown(tmp_path: Path) -> None:
+    template = "{% macro strong(value) %}**{{ value }}**{% endmacro %}| {{ strong(page.judgement.error) }} | _x_ |"
+    assert rendered(template, "*", tmp_path).endswith("\n\n| **&#42;** | _x_ |\n")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ page.nothing }}",
+        "{{ nothing }}",
+        "{% if page.judgement.nothing is none %}{% endif %}",
+        "{{ page.nothing or none }}",
+        "{{ startup | figure('nothing_ms') }}",
+        "{{ page.judgement.error | nothing }}",
+        "{% for run in page.nothing %}{% endfor %}",
+        "{{ tables.nothing([]) }}",
+    ],
+)
+def test_a_template_that_names_what_is_not_there_fails(template: str, tmp_path: Path) -> None:
+    shutil.copy(rendering.TEMPLATES / "tables.md.j2", tmp_path)
+    known = "{% import 'tables.md.j2' as tables %}{% set startup = Startup(load_ms=1, place_ms=2, first_call_ms=3) %}"
+    assert rendered(known + "{{ startup | figure('load_ms') }}", "x", tmp_path).endswith("\n\n1\n")
+    with pytest.raises(TemplateError, match="nothing"):
+        rendered(known + template, "x", tmp_path)
+
+
+def sections_of(name: str) -> dict[str, set[str]]:
+    """The sections of a page's template by their headings: the events, facts and filters that each one names."""
+    tree = rendering.environment().parse((rendering.TEMPLATES / f"{name}.j2").read_text(encoding="utf-8"))
+    found = {}
+    for block in tree.find_all(nodes.CallBlock):
+        called = block.call.node
+        if isinstance(called, nodes.Name) and called.name == "section":
+            named = {node.attr for node in block.find_all(nodes.Getattr)} - {"en", "zh"}
+            named |= {node.name for node in block.find_all((nodes.Name, nodes.Filter))}
+            found[block.call.args[0].as_const()] = named
+    return found
+
+
+def test_both_templates_have_the_same_sections() -> None:
+    """In the same order, each filled from the same facts; a CPU is no card, which English need not say."""
+    english, chinese = (sections_of(name) for name in PAGES)
+    assert len(english) == len(chinese) >= 8
+    for (heading, named), (_, others) in zip(english.items(), chinese.items(), strict=True):
+        assert named ^ others <= {"kind"}, heading
+
+
+def test_prose_is_wrapped(report: Report, evidence: Path, tmp_path: Path) -> None:
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup))
+    for name in PAGES:
+        prose = re.sub(r"```.*?```", "", pages[name], flags=re.S)
+        assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+        assert "\n\n\n" not in pages[name]
+        assert not re.search(r"[ \t]$", pages[name], re.M)
 
 
 # ------------------------------------------------------------------------------------------------------- the plots
@@ -584,7 +765,7 @@ def nothing_compared(records: Records) -> None:
     records[:] = [record for record in records if record["event"] not in ("accuracy", "sample")]
 
 
-WORDS = [
+SAID = [
     ("latency", {"benchmark": none_measured}, "no batch size was measured"),
     ("latency", {"benchmark": in_no_time}, "2\nn=5"),
     ("throughput", {"benchmark": none_measured}, "no limit in the records"),
@@ -595,7 +776,7 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "edits", "words"), WORDS, ids=[words for _, _, words in WORDS])
+@pytest.mark.parametrize(("name", "edits", "words"), SAID, ids=[words for _, _, words in SAID])
 def test_a_plot_says_what_it_does_not_show(
     name: str, edits: dict[str, Edit], words: str, evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,16 +802,28 @@ def test_what_can_not_be_written_is_an_error(flag: str, report: Report, evidence
     assert not list(tmp_path.rglob("*.new"))
 
 
-def test_only_the_report_needs_matplotlib(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
-    for package in ("torch", "numpy", "matplotlib"):
-        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
+PACKAGES = ("matplotlib", "jinja2", "yaml")
+
+
+def without(folder: Path, *packages: str) -> dict[str, str]:
+    """An environment in which these can't be imported."""
+    folder.mkdir()
+    for package in packages:
+        (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}')")
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_only_the_report_needs_packages(evidence: Path, tmp_path: Path, run_script: Runner) -> None:
     logs = [evidence / name for name in LOGS[:2]]
-    env = {"PYTHONPATH": str(tmp_path)}
     files = ("--json", tmp_path / "v.json", "--junit", tmp_path / "v.xml")
+    env = without(tmp_path / "none", "torch", "numpy", *PACKAGES)
     finished = run_script("check_accuracy_run_perf.py", *logs, *files, env=env)
     assert (finished.code, finished.verdict) == (0, "OVERALL: PASS"), finished.stderr
     assert json.loads((tmp_path / "v.json").read_text())["verdict"] == "PASS"
-    finished = run_script("check_accuracy_run_perf.py", *logs, "--report", tmp_path / "pages", env=env)
-    assert finished.code == 2
-    assert re.fullmatch(r"error: --report draws with matplotlib: .*pip install matplotlib\n", finished.stderr)
-    assert not (tmp_path / "pages").exists()
+    for package in PACKAGES:
+        env = without(tmp_path / package, package)
+        finished = run_script("check_accuracy_run_perf.py", *logs, "--report", tmp_path / "pages", env=env)
+        assert finished.code == 2
+        wanted = rf"error: --report needs .*: No module named {package}; pip install jinja2 pyyaml matplotlib\n"
+        assert re.fullmatch(wanted, finished.stderr)
+        assert not (tmp_path / "pages").exists()

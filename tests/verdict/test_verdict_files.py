@@ -8,10 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from common.log.runlog import Run
 from conftest import ROOT
 
 from common.errors import UserError
-from common.log.runlog import Run
 from common.verdict import files
 from common.verdict.evidence import Check, Group, Judgement, Verdict, Words
 

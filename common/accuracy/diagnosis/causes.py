@@ -21,6 +21,7 @@ from common.accuracy.diagnosis.emulation import DTYPES, HF32_BITS, Run, emulate
 from common.device.devices import Outputs
 from common.log.conclusions import UNEXPLAINED
 from common.log.events import Cause
+from common.log.formulas import rounding_of
 
 EXPLAINS = 0.9  # the share of the error that a cause has to explain
 NEAR = 3.0  # residuals within this factor of the smallest are as good as the smallest
@@ -67,21 +68,24 @@ def explain(
     lacks its operators, is left out.
     """
     emulated = partial(_emulate_joined, run, reference, attention_bits)
-    r, y = _joined(reference, reference), _joined(device_output, reference)
+    r, y = joined(reference, reference), joined(device_output, reference)
     if torch.equal(r, y):
         return []
     finite = bool(y.isfinite().all())
+    error = float((y - r).norm())
+    if error <= rounding_of("float32"):  # nothing is left for a cause
+        return [Cause(cause=UNEXPLAINED, explained=0.0, residual=error, best=True)]
     found = []
-    for cause, y_k in _distinct(emulated, _joined(run(), reference), causes):
+    for cause, y_k in _distinct(emulated, joined(run(), reference), causes):
         if not finite:
             found.append(Cause(cause=cause, best=not y_k.isfinite().all()))
         else:
             found.append(_with_repetitions(_compare(cause, r, y, y_k), emulated, r, y_k))
-    return _with_one_best(found, None if not finite else float((y - r).norm()))
+    return _with_one_best(found, error if finite else None)
 
 
 def _emulate_joined(run: Run, reference: Outputs, attention_bits: int, cause: str, seed: int | None = None) -> Tensor:
-    return _joined(emulate(run, cause, seed, attention_bits), reference)
+    return joined(emulate(run, cause, seed, attention_bits), reference)
 
 
 def _distinct(emulated: Emulated, plain: Tensor, causes: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -98,7 +102,7 @@ def _count(cause: str) -> int:
     return cause.count("+") + 1
 
 
-def _joined(outputs: Outputs, reference: Outputs) -> Tensor:
+def joined(outputs: Outputs, reference: Outputs) -> Tensor:
     """All outputs as one vector in float64, each divided by its reference's norm: embedding and tokens count alike."""
     parts = []
     for output, scale in zip(outputs, reference, strict=True):
@@ -159,6 +163,23 @@ def _with_one_best(found: Sequence[Cause], error: float | None) -> list[Cause]:
         share = None if error is None else 0.0
         marked.append(Cause(cause=UNEXPLAINED, explained=share, residual=error, best=True))
     return marked
+
+
+def with_the_devices_best(found: Sequence[Cause], error: float) -> list[Cause]:
+    """Mark the best anew where the device was asked: of those that it confirms, the fewest causes, then the nearest.
+
+    `error` is that of the device. A best that the device denies is none: then the error is unexplained. What the device
+    could not be asked keeps its mark.
+    """
+    asked = [each for each in found if each.confirmed is not None and each.without is not None]
+    near = NEAR * min((each.without or 0.0 for each in asked), default=0.0)
+    candidates = [each for each in asked if (each.confirmed or 0.0) >= EXPLAINS and (each.without or 0.0) <= near]
+    best = min(candidates, key=lambda each: (_count(each.cause), each.without or 0.0), default=None)
+    marked_before = next((each for each in found if each.best), None)
+    if best is None and (marked_before is None or marked_before.confirmed is None):
+        return list(found)
+    marked = [replace(each, best=each is best) for each in found if each.cause != UNEXPLAINED]
+    return marked if best else [*marked, Cause(cause=UNEXPLAINED, explained=0.0, residual=error, best=True)]
 
 
 def _smallest_residual(found: Iterable[Cause]) -> float:

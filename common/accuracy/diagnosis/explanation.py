@@ -6,11 +6,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from common.accuracy.diagnosis import blocks, causes
+from common.accuracy.diagnosis import blocks, causes, confirmation
 from common.device import devices
 from common.device.devices import Outputs
 from common.log import conclusions, formulas
-from common.log.figures import percent
+from common.log.figures import percent, share
 from common.session import Session
 
 SHOWN_BLOCKS = 12  # of a long chain, the blocks with the largest errors of their own
@@ -26,12 +26,14 @@ def explain(
     """
     running.log.line()
     running.log.line(f"Explanation of the error on {image}")
-    _explain_by_cause(running, reference, pixel_values, outputs)
+    _explain_by_cause(running, reference, module, pixel_values, outputs)
     _explain_by_block(running, reference, module, pixel_values)
 
 
-def _explain_by_cause(running: Session, module: nn.Module, pixel_values: Tensor, outputs: Outputs) -> None:
-    run = partial(devices.forward, module, pixel_values)
+def _explain_by_cause(
+    running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor, outputs: Outputs
+) -> None:
+    run = partial(devices.forward, reference, pixel_values)
     found = causes.explain(
         run,
         run(),
@@ -39,11 +41,18 @@ def _explain_by_cause(running: Session, module: nn.Module, pixel_values: Tensor,
         causes.hypotheses(running.dtype),
         attention_bits=running.numerics.probe.attention_mantissa_bits,
     )
+    if len(found) > 1:
+        found = confirmation.confirm(running, found, reference, module, pixel_values, outputs)
+        running.log.line(f"  {'cause':<32} {'explained':>10} {'confirmed':>10}")
     for each in found:
-        explained = "-" if each.explained is None else f"{each.explained * 100:.1f}%"
-        running.log.line(f"  {each.cause:<32} explained {explained:>10}{'  <- best' if each.best else ''}")
         running.log.record(each)
+        if len(found) > 1:
+            shares = f"{share(each.explained):>10} {share(each.confirmed):>10}"
+            running.log.line(f"  {each.cause:<32} {shares}{'  <- best' if each.best else ''}")
     running.log.line(f"cause: {conclusions.conclude_causes(found).en}")
+    advice = conclusions.advise(found, running.numerics.mode)
+    if advice:
+        running.log.line(f"advice: {advice.en}")
 
 
 def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor) -> None:

@@ -1,0 +1,134 @@
+"""Judging logs: reading them by name, telling apart what their runs are evidence of, and all checks of each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import UserError
+from common.log.events import Env, Model
+from common.log.reader import Run, UnjudgeableError, UnreadableRecordError, lines_of, read_runs
+from common.verdict.accuracy import check_references
+from common.verdict.evidence import KIND, Bounds, Check, Group, Judgement, Verdict, guarded
+from common.verdict.performance import check_perf, check_regression, check_same_outputs
+from common.verdict.remarks import remarks_on
+from common.verdict.setting import check_common_facts, check_numerics, check_setting
+
+
+# ------------------------------------------------------------------------------------------------- reading
+class UnreadableLogError(UserError):
+    """A log with nothing to judge. `reason` names it by its last part: a home's folder does not belong on a page."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(f"{name}{fault}")
+        self.reason = f"{Path(name).name}{fault}"
+
+
+def read_logs(names: Iterable[str]) -> list[Run]:
+    """The runs in log files; `-` is standard input. Raises UnreadableLogError."""
+    return [run for name in names for run in _read_log(name)]
+
+
+def _read_log(name: str) -> list[Run]:
+    try:
+        if name == "-":
+            runs = list(read_runs(lines_of(sys.stdin.buffer)))  # type: ignore[arg-type]
+        else:
+            with open(name, "rb") as file:
+                runs = list(read_runs(lines_of(file)))
+    except OSError as error:
+        raise UnreadableLogError(name, f" can't be read: {error.strerror}") from error
+    except UnreadableRecordError as error:
+        raise UnreadableLogError(name, f": {error}") from error
+    if not runs:
+        raise UnreadableLogError(name, " holds no records")
+    for run in runs:
+        run.log = "standard input" if name == "-" else Path(name).name
+    return runs
+
+
+# ------------------------------------------------------------------------------------------------- judging
+def judge(runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds) -> Judgement:
+    """All checks of all runs; `earlier` are a baseline's."""
+    checks = [check_integrity(run) for run in runs]
+    groups, faults = group_runs([run for run in runs if not run.problems])
+    checks += faults
+    if not groups and not any(check.verdict for check in checks):
+        checks.append(Check("evidence", "no accuracy, no perf run", "both", Verdict.CANNOT_JUDGE))
+    if any(check.verdict for check in checks):
+        return Judgement(checks, groups, runs)
+    judged = []
+    for group in groups:
+        prefix = f"{group.title}: " if len(groups) > 1 else ""
+        found = [*check_group(group, bounds), *check_baseline(group, earlier, bounds)]
+        judged.append(replace(group, checks=[replace(check, name=prefix + check.name) for check in found]))
+        checks += judged[-1].checks
+    return Judgement(checks, judged, runs)
+
+
+def unreadable(error: UnreadableLogError) -> Judgement:
+    """Where one log can't be read, nothing can be judged."""
+    return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=error.reason)
+
+
+def check_integrity(run: Run) -> Check:
+    """The run is whole, and every record is one that its script writes."""
+    value, verdict = f"{run.count} records", Verdict.PASS
+    if run.problems:
+        value, verdict = "; ".join(run.problems), Verdict.CANNOT_JUDGE
+    return Check(f"{run.script} {run.id[:8]}", value, "a whole run", verdict)
+
+
+def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[Check]]:
+    """The accuracy and perf runs by their identity, and what keeps them from being judged."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    faults: list[Check] = []
+    for run in runs:
+        try:
+            if run.script in KIND:
+                groups.setdefault(identity(run), []).append(run)
+        except UnjudgeableError as error:
+            faults.append(Check("evidence", str(error), "whole records", Verdict.CANNOT_JUDGE))
+    return [Group(" ".join(key[1:]), group, remarks=remarks_on(group)) for key, group in groups.items()], faults
+
+
+def identity(run: Run) -> tuple[str, ...]:
+    """What a run is evidence of: runs of different identity are judged apart."""
+    model, env = run.one(Model), run.one(Env)
+    if model.weights_sha256 is None:
+        raise UnjudgeableError("model record: weights_sha256 is None, not a text")
+    return model.weights_sha256, model.model, model.dtype, model.numerics, env.device
+
+
+def check_group(group: Group, bounds: Bounds) -> Iterator[Check]:
+    """The checks of all runs of one identity."""
+    for kind in KIND.values():
+        if not group.of(kind):
+            yield Check(f"{kind} run", "none", "of the same weights, dtype, device", Verdict.CANNOT_JUDGE)
+    yield check_common_facts(group.runs)
+    for run in group.runs:
+        yield from guarded(check_setting(run, bounds))
+        yield from guarded(check_numerics(run))
+    for run in group.of("accuracy"):
+        yield from guarded(check_references(run, bounds.threshold))
+    for run in group.of("perf"):
+        yield from guarded(check_perf(run, bounds))
+    for perf in group.of("perf"):
+        for accuracy in group.of("accuracy"):
+            yield from guarded(check_same_outputs(accuracy, perf))
+
+
+def check_baseline(group: Group, earlier: Sequence[Run], bounds: Bounds) -> Iterator[Check]:
+    """Every performance run against the one that the baseline has of the same encoder; nothing without a baseline."""
+    if not earlier:
+        return
+    faults = [check for check in map(check_integrity, earlier) if check.verdict]
+    yield from (replace(check, name=f"baseline {check.name}") for check in faults)
+    known = [run for run in earlier if KIND.get(run.script) == "perf"]
+    if not faults and len(known) != 1:
+        yield Check("baseline", f"{len(known)} perf runs", "1", Verdict.CANNOT_JUDGE)
+    elif not faults:
+        for run in group.of("perf"):
+            yield from guarded(check_regression(run, known[0], bounds.max_regression))

@@ -1,0 +1,297 @@
+"""Every way in which a log is not whole is found, what stands around records does not matter, and memory is bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.events import example, read_log, read_one, records_in, write_log
+from helpers.logs import MARKER
+
+from common.log import framing, reader
+from common.log.events import Accuracy, Env, Model, RunStart, Sample
+from common.log.reader import UnjudgeableError, UnreadableRecordError, lines_of, read_runs
+from common.log.writer import RunLog
+
+Lines = list[bytes]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Lines:
+    return write_log(tmp_path / "accuracy.log")
+
+
+def signed(records: list[dict[str, Any]]) -> Lines:
+    """The lines of `records` with the count and the hash of the last made right: only other faults remain."""
+    texts = [json.dumps(record).encode() for record in records[:-1]]
+    digest = hashlib.sha256(b"".join(text + b"\n" for text in texts)).hexdigest()
+    end = {**records[-1], "records": len(texts), "records_sha256": digest}
+    return [MARKER.encode() + text for text in [*texts, json.dumps(end).encode()]]
+
+
+def problems_of(lines: Lines) -> list[str]:
+    return read_one(lines).problems
+
+
+# ------------------------------------------------------------------------------------------------ what a run gives
+def test_events_are_found_by_their_kind(lines: Lines) -> None:
+    run = read_one(lines)
+    assert (run.script, run.count, len(run.events)) == ("accuracy_run.py", 5, 5)
+    assert run.id == records_in(lines)[0]["run"]
+    assert [run.start, run.one(Env), *run.all(Sample), run.one(Accuracy), run.end] == run.events
+    assert run.all(Model) == []
+
+
+def test_one_event_is_neither_none_nor_several(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "x.log", "accuracy_run.py", []) as log:
+        log.record(example(Sample))
+        log.record(example(Sample))
+    run = read_log(tmp_path / "x.log")
+    with pytest.raises(UnjudgeableError, match=r"^0 env records, not 1$"):
+        run.one(Env)
+    with pytest.raises(UnjudgeableError, match=r"^2 sample records, not 1$"):
+        run.one(Sample)
+
+
+def test_a_run_without_an_end_has_none(lines: Lines) -> None:
+    assert read_one(lines[:-1]).end is None
+
+
+def test_a_run_of_another_script_is_whole_and_gives_no_events(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "x.log", "another.py", []) as log:
+        log.record(example(Env))
+    run = read_log(tmp_path / "x.log")
+    assert (run.script, run.count, run.events, run.problems) == ("another.py", 3, [], [])
+
+
+def test_text_without_records_holds_no_run() -> None:
+    assert list(read_runs([b"relative_error: 1.3408%", b"", b"@recordings", b"record {}"])) == []
+
+
+# ------------------------------------------------------------------------------------------------ integrity faults
+def drop(index: int) -> Callable[[Lines], Lines]:
+    return lambda lines: lines[:index] + lines[index + 1 :]
+
+
+def double(index: int) -> Callable[[Lines], Lines]:
+    return lambda lines: [*lines[: index + 1], *lines[index:]]
+
+
+def swap(lines: Lines) -> Lines:
+    return [lines[0], lines[2], lines[1], *lines[3:]]
+
+
+def replace(old: bytes, new: bytes) -> Callable[[Lines], Lines]:
+    def edited(lines: Lines) -> Lines:
+        assert any(old in line for line in lines)
+        return [line.replace(old, new) for line in lines]
+
+    return edited
+
+
+def in_last(old: bytes, new: bytes) -> Callable[[Lines], Lines]:
+    return lambda lines: [*lines[:-1], *replace(old, new)(lines[-1:])]
+
+
+FAULTS = {
+    "a record dropped": (drop(2), "missing, doubled or out of order"),
+    "a record doubled": (double(2), "missing, doubled or out of order"),
+    "records swapped": (swap, "missing, doubled or out of order"),
+    "a digit edited": (replace(b"0.013408", b"0.003408"), "records_sha256"),
+    "a digit of a reference edited": (replace(b'"cpu_threads":8', b'"cpu_threads":9'), "records_sha256"),
+    "white space added": (replace(b'"device":"cpu"', b'"device": "cpu"'), "records_sha256"),
+    "run_end dropped": (drop(4), "no run_end"),
+    "the second half cut": (lambda lines: lines[:2], "no run_end"),
+    "run_start dropped": (drop(0), "run_start is missing"),
+    "only run_end left": (lambda lines: lines[-1:], "run_start is missing"),
+    "run_end doubled": (lambda lines: [*lines, lines[-1]], "missing, doubled or out of order"),
+    "run_end twice": (lambda lines: [*lines, lines[-1]], "starts or ends in the middle of it"),
+    "run_start twice": (lambda lines: [*lines[:2], lines[0], *lines[2:]], "starts or ends in the middle of it"),
+    "a record after run_end": (lambda lines: [*lines, lines[1]], "no run_end"),
+    "run_end first": (lambda lines: [lines[-1], *lines[:-1]], "run_start is missing"),
+    "a count too high": (replace(b'"records":4', b'"records":5'), "run_end counts 5 records before it, found 4"),
+    "a count that is no number": (replace(b'"records":4', b'"records":null'), "run_end counts None"),
+    "a hash missing": (replace(b"records_sha256", b"records_sha"), "records_sha256"),
+    "another format": (replace(b'"format":1', b'"format":2'), "format 2 is not the format 1"),
+    "no format": (replace(b'"format":1', b'"form":1'), "format None is not the format 1"),
+    "a format that is true": (replace(b'"format":1', b'"format":true'), "format True is not the format 1"),
+    "another status": (replace(b'"complete"', b'"fine"'), "status 'fine'"),
+    "no status": (replace(b'"status"', b'"state"'), "status None"),
+    "more in run_end, which no hash covers": (in_last(b"}", b',"relative_l2":0.0}'), "'relative_l2' is none of its"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_log_that_is_not_whole_is_found(lines: Lines, fault: str) -> None:
+    change, problem = FAULTS[fault]
+    records = [line for line in lines if line.startswith(MARKER.encode())]
+    assert problems_of(records) == []
+    assert any(problem in found for found in problems_of(change(records)))
+
+
+RESIGNED_FAULTS = {
+    "a record dropped": (drop(2), "missing, doubled or out of order"),
+    "a record doubled": (double(2), "missing, doubled or out of order"),
+    "records swapped": (swap, "missing, doubled or out of order"),
+    "run_start dropped": (drop(0), "run_start is missing"),
+}
+
+
+@pytest.mark.parametrize("fault", RESIGNED_FAULTS)
+def test_a_fault_is_found_by_itself_where_the_hash_was_made_right(lines: Lines, fault: str) -> None:
+    change, problem = RESIGNED_FAULTS[fault]
+    records = records_in(lines)
+    assert problems_of(signed(records)) == []
+    assert any(problem in found for found in problems_of(signed(change(records))))  # type: ignore[arg-type]
+
+
+def test_a_record_that_does_not_fit_is_the_first_problem_and_ends_the_events(lines: Lines) -> None:
+    records = records_in(lines)
+    records[2]["nmse"], records[3]["samples"] = "small", "few"
+    run = read_one(signed(records))
+    assert run.problems == ["record 2, sample: nmse is 'small', not a number"]
+    assert [type(event) for event in run.events] == [RunStart, Env]
+
+
+# --------------------------------------------------------------------------------- what may stand around records
+def test_a_record_may_follow_a_progress_bar_on_its_line(lines: Lines) -> None:
+    bar = "\r 50%|█████     | 4/8 [00:01<00:01]\r".encode()
+    assert problems_of([bar + line for line in lines]) == []
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b" \t\r\n"])
+def test_line_ends_do_not_matter(lines: Lines, end: bytes) -> None:
+    assert problems_of([line + end for line in lines]) == []
+
+
+def test_other_lines_between_records_do_not_matter(lines: Lines) -> None:
+    noise = [b"", b"\xff\xfe not UTF-8", b"warning: something", b'{"run":"x","seq":0,"event":"run_start"}']
+    assert problems_of([line for record in lines for line in (*noise, record)]) == []
+
+
+def test_interleaved_runs_are_told_apart_in_order_of_appearance(tmp_path: Path) -> None:
+    logs = [write_log(tmp_path / f"{name}.log") for name in "abc"]
+    runs = list(read_runs([line for turn in zip(*logs, strict=True) for line in turn]))
+    assert [run.problems for run in runs] == [[], [], []]
+    assert [run.id for run in runs] == [records_in(log)[0]["run"] for log in logs]
+    assert all(len(run.events) == 5 for run in runs)
+
+
+def test_a_fault_of_one_run_is_not_the_others(tmp_path: Path) -> None:
+    whole, cut = write_log(tmp_path / "a.log"), write_log(tmp_path / "b.log")[:-1]
+    assert [bool(run.problems) for run in read_runs([*cut, *whole])] == [True, False]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
+def test_the_lines_of_a_file_in_the_encodings_of_tee(tmp_path: Path, lines: Lines, encoding: str) -> None:
+    text = (tmp_path / "accuracy.log").read_text()
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    with io.BufferedReader(io.BytesIO((mark + text).encode(encoding))) as file:  # type: ignore[arg-type]
+        assert problems_of(list(lines_of(file))) == []
+
+
+# ------------------------------------------------------------------------------------------------ damaged records
+DAMAGED = {
+    "NaN": b'{"run":"a","seq":0,"event":"x","v":NaN}',
+    "Infinity": b'{"run":"a","seq":0,"event":"x","v":Infinity}',
+    "-Infinity": b'{"run":"a","seq":0,"event":"x","v":[-Infinity]}',
+    "beyond a float": b'{"run":"a","seq":0,"event":"x","v":1e999}',
+    "beyond a float, negative": b'{"run":"a","seq":0,"event":"x","v":{"w":-1e999}}',
+    "an integer beyond 64 bits": b'{"run":"a","seq":0,"event":"x","v":' + b"9" * 20 + b"}",
+    "an endless integer": b'{"run":"a","seq":0,"event":"x","v":' + b"9" * 5000 + b"}",
+    "a duplicate key": b'{"run":"a","seq":0,"event":"x","v":1,"v":2}',
+    "a duplicate key inside": b'{"run":"a","seq":0,"event":"x","v":{"w":1,"w":2}}',
+    "a duplicate key by escape": b'{"run":"a","seq":0,"event":"x","v":1,"\\u0076":2}',
+    "no JSON": b"relative_error: 1.3408%",
+    "nothing": b"",
+    "cut": b'{"run":"a","seq":0,"event":"x","v":0.01',
+    "text behind it": b'{"run":"a","seq":0,"event":"x"} 50%|#####',
+    "a second record": b'{"run":"a","seq":0,"event":"x"} @record {"run":"a","seq":1,"event":"x"}',
+    "an array": b'["run","seq","event"]',
+    "a string": b'"run"',
+    "deep nesting": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a level too deep": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 16 + b"]" * 16 + b"}",
+    "UTF-8": '{"run":"a","seq":0,"event":"x","image":"naïve.jpg"}'.encode(),
+    "not even UTF-8": b'{"run":"a","seq":0,"event":"x","image":"\xff"}',
+    "a control character": b'{"run":"a","seq":0,"event":"x","image":"\x1b[2K"}',
+    "single quotes": b"{'run':'a','seq':0,'event':'x'}",
+    "no run": b'{"seq":0,"event":"x"}',
+    "a run that is a number": b'{"run":1,"seq":0,"event":"x"}',
+    "no event": b'{"run":"a","seq":0}',
+    "an event that is null": b'{"run":"a","seq":0,"event":null}',
+    "no seq": b'{"run":"a","event":"x"}',
+    "a seq that is a float": b'{"run":"a","seq":0.0,"event":"x"}',
+    "a seq that is true": b'{"run":"a","seq":true,"event":"x"}',
+    "a seq that is a string": b'{"run":"a","seq":"0","event":"x"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_is_refused_with_its_line(lines: Lines, damage: str) -> None:
+    damaged = [*lines[:2], MARKER.encode() + DAMAGED[damage], *lines[2:]]
+    with pytest.raises(UnreadableRecordError, match=r"^line 3 holds a damaged record: "):
+        list(read_runs(damaged))
+
+
+SOUND = {
+    "a large number": b'{"run":"a","seq":0,"event":"x","v":1.5e300}',
+    "as deep as may be": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 15 + b"]" * 15 + b"}",
+    "many lists, but not deep": b'{"run":"a","seq":0,"event":"x","v":[' + b"[]," * 50 + b"[]]}",
+    "brackets in a text": b'{"run":"a","seq":0,"event":"x","v":"' + b"[" * 50 + b'"}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("record", SOUND)
+def test_a_sound_record_of_the_same_shape_is_not_refused(record: str) -> None:
+    assert len(list(read_runs([MARKER.encode() + SOUND[record]]))) == 1
+
+
+# ------------------------------------------------------------------------------------------------- bounded memory
+def test_a_record_that_takes_too_much_memory_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "MOST_MEMORY", 1000)
+    monkeypatch.setattr(framing.DECODER, "decode", lambda *_: pytest.fail("it was parsed"))
+    record = b'{"run":"a","seq":0,"event":"x","v":[[],[],[]]}'
+    with pytest.raises(UnreadableRecordError, match=r"^line 1 holds a damaged record: too large$"):
+        list(read_runs([MARKER.encode() + record]))
+
+
+def test_records_that_take_too_much_memory_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = MARKER.encode() + b'{"run":"a","seq":0,"event":"x"}'
+    monkeypatch.setattr(reader, "MOST_MEMORY", 1000)
+    assert len(list(read_runs([record] * 2))) == 1
+    with pytest.raises(UnreadableRecordError, match=r"^line 3: more records or runs than can be judged at once$"):
+        list(read_runs([record] * 3))
+
+
+def test_more_runs_than_can_be_judged_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_RUNS", 3)
+    records = [MARKER.encode() + b'{"run":"%d","seq":0,"event":"x"}' % number for number in range(10)]
+    assert len(list(read_runs(records[:3]))) == 3
+    with pytest.raises(UnreadableRecordError, match=r"^line \d: more records or runs than can be judged at once$"):
+        list(read_runs(records))
+
+
+def test_a_line_that_is_too_long_is_refused_and_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "LONGEST_LINE", 100)
+    with io.BufferedReader(io.BytesIO(b"x" * 10_000)) as file:  # type: ignore[arg-type]
+        found = lines_of(file)
+        first = next(found)
+        assert len(first) == 101
+        with pytest.raises(UnreadableRecordError, match=r"^line 1 is longer than 100 bytes$"):
+            list(read_runs([first]))
+
+
+def test_a_value_of_any_length_is_a_short_problem(lines: Lines) -> None:
+    records = records_in(lines)
+    records[2]["nmse"] = "x" * 100_000
+    records[2]["y" * 100_000] = 1
+    assert max(map(len, problems_of(signed(records)))) < 200
+    del records[2]["y" * 100_000]
+    assert max(map(len, problems_of(signed(records)))) < 200
+    records[2]["event"] = "z" * 100_000
+    assert max(map(len, problems_of(signed(records)))) < 200
