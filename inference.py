@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
-            samples = decoding.find_samples(args.image)
+            samples = decoding.find_samples(args.image, log, args.strict_images)
             encoder = loading.load_encoder(ModelChoice.of(args), hashed=args.output is not None)
             devices.place(encoder.module, running.device, running.dtype)
             batches = batching.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)

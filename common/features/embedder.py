@@ -48,7 +48,7 @@ class Embedder:
                     if batch.refused:
                         raise UserError(batch.refused)
                     embeddings = self.encode(batch.pixel_values) if batch.names else np.empty((0, 0), np.float32)
-                    made.append(Part(embeddings, batch.names, batch.sha256, batch.skipped, batch.frames))
+                    made.append(Part(embeddings, batch.names, batch.sha256, batch.skipped, batch.remarks))
                     bar.update(size)
                 yield Part.joined(made)
 
@@ -99,6 +99,7 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
     }
     settings = {**about, "images_sha256": images_sha256(batches)}
     parts = FeatureParts(path, len(batches), batches.batch_size, rank.count, settings)
+    parts.require_room(running.log, [sample.name for sample in batches.samples])
     if rank.index == 0 and parts.start(resume):
         done = sum(map(parts.is_done, parts.ranges()))
         running.log.line(f"Resumed: {done} of {len(parts.ranges())} parts are there")
@@ -118,5 +119,12 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
 
 def images_sha256(batches: Batches) -> str:
     """SHA-256 over the images' names and sizes, not their contents: a folder that changed is not continued."""
-    known = [(sample.name, sample.path.stat().st_size) for sample in batches.samples]
+
+    def size_of(path: Path) -> int | None:
+        try:
+            return path.stat().st_size
+        except OSError:  # a link to nowhere, which will be left out
+            return None
+
+    known = [(sample.name, size_of(sample.path)) for sample in batches.samples]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -19,25 +19,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from common.errors import UserError
+from common.images.remarks import Remarks
 from common.log.whole_files import aside
+from common.log.writer import RunLog
 
 PART_IMAGES = 1024  # at most, but at least one batch
 PARTS_A_RANK = 8  # at least, where there are as many batches: ranks then end at about the same time
 MANIFEST = "about.json"
+FORMAT = 2  # of the parts: those of another one are not continued
+# A safetensors file's header ends here; no reader opens a longer one (MAX_HEADER_SIZE in the library's tensor.rs). What
+# else it says of the features has to fit too.
+LONGEST_HEADER = 100_000_000  # bytes
+LONGEST_NAMES = LONGEST_HEADER - 1_000_000
+NAMES = "images"  # the key of the names in what a feature file says of itself
 
 
 @dataclass(frozen=True)
 class Part:
     """Embeddings [N, D] in float32 of images in order, and their names and hashes.
 
-    `skipped` says why some are not there; `frames` of which animations the first frame was taken, and of how many.
+    `skipped` says why some are not there, `remarks` what was taken of the others and changed.
     """
 
     embeddings: np.ndarray
     names: list[str]
     sha256: list[str]
     skipped: dict[str, str]
-    frames: dict[str, int] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
 
     @classmethod
     def joined(cls, parts: Sequence[Part]) -> Part:
@@ -45,8 +53,10 @@ class Part:
         embeddings = [part.embeddings for part in parts if part.names] or [parts[0].embeddings]
         names, sha256 = ([text for part in parts for text in getattr(part, key)] for key in ("names", "sha256"))
         skipped = {name: reason for part in parts for name, reason in part.skipped.items()}
-        frames = {name: count for part in parts for name, count in part.frames.items()}
-        return cls(np.concatenate(embeddings), names, sha256, skipped, frames)
+        remarks = Remarks()
+        for part in parts:
+            remarks.add(part.remarks)
+        return cls(np.concatenate(embeddings), names, sha256, skipped, remarks)
 
 
 class FeatureParts:
@@ -57,8 +67,25 @@ class FeatureParts:
         self.path = path
         self.folder = path.with_name(path.name + ".parts")
         self.batches = batches
-        self.about = {**about, "batch_size": batch_size, "batches": batches}
+        self.about = {"format": FORMAT, **about, "batch_size": batch_size, "batches": batches}
         self.batches_a_part = max(1, min(-(-batches // (ranks * PARTS_A_RANK)), PART_IMAGES // batch_size))
+
+    @property
+    def beside(self) -> Path:
+        """The file that has the names where the feature file can't."""
+        return self.path.with_suffix(".json")
+
+    def require_room(self, log: RunLog, names: Sequence[str]) -> None:
+        """Say where the names will go; raises UserError, before hours of work, where nothing can be written there."""
+        if self.path.suffix == ".safetensors":
+            if fit_in_header(names):
+                return
+            log.line(
+                f"The names of {len(names):,} images are more than the {LONGEST_HEADER:,} bytes of a safetensors "
+                f"header: they go to {self.beside.name}, beside it"
+            )
+        if self.beside.is_dir():
+            raise UserError(f"{self.beside} can't be written: it is a folder")
 
     def start(self, resume: bool) -> bool:
         """Make the folder; True where parts of an earlier run are in it, which `resume` asks to continue.
@@ -92,36 +119,46 @@ class FeatureParts:
         return self._file(batches).is_file()
 
     def write(self, batches: range, part: Part) -> None:
-        about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped, "frames": part.frames}
+        about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped}
+        metadata = {**{key: json.dumps(value) for key, value in about.items()}, "remarks": part.remarks.to_json()}
+        if sum(len(json.dumps(value)) for value in metadata.values()) > LONGEST_NAMES:
+            raise UserError(
+                "the names of a batch's images are more than a safetensors header holds: a smaller --batch-size"
+            )
         with aside(self._file(batches), SafetensorError) as new:
-            save_file({"embedding": part.embeddings}, new, {key: json.dumps(value) for key, value in about.items()})
+            save_file({"embedding": part.embeddings}, new, metadata)
 
     def read(self, batches: range) -> Part:
         with self._opened(batches) as opened:
-            about = {key: json.loads(value) for key, value in opened.metadata().items()}
-            return Part(opened.get_tensor("embedding"), **about)
+            metadata = opened.metadata()
+            remarks = Remarks.from_json(metadata.pop("remarks"))
+            about = {key: json.loads(value) for key, value in metadata.items()}
+            return Part(opened.get_tensor("embedding"), remarks=remarks, **about)
 
     def join(self, about: dict[str, Any]) -> tuple[int, int]:
         """Write the feature file from its parts, one in memory at a time, and remove them; its shape [N, D]."""
-        names, width = [], 0
+        names, skipped, width = [], [], 0
         for batches in self.ranges():
             with self._opened(batches) as opened:
                 names += json.loads(opened.metadata()["names"])
+                skipped += json.loads(opened.metadata()["skipped"])
                 width = max(width, opened.get_slice("embedding").get_shape()[1])
         if not names:
             raise UserError(f"none of the images could be decoded: no {self.path}")
         shape = (len(names), width)
-        about = {"images": names, **about}
+        about = {NAMES: names, **about}
+        has_beside = self.path.suffix == ".npy" or not fit_in_header([*names, *skipped])  # as was said at the start
         with aside(self.path) as new:
             with new.open("wb") as file:
                 if self.path.suffix == ".npy":
                     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                 else:
-                    file.write(safetensors_header(shape, about))
+                    elsewhere = {"images_file": self.beside.name} if has_beside else {}
+                    file.write(safetensors_header(shape, {**about, **elsewhere}))
                 for batches in self.ranges():
                     file.write(self.read(batches).embeddings.astype("<f4").tobytes())
-            if self.path.suffix == ".npy":
-                with aside(self.path.with_suffix(".json")) as beside:
+            if has_beside:
+                with aside(self.beside) as beside:
                     beside.write_text(json.dumps(about, indent=1), encoding="utf-8")
         shutil.rmtree(self.folder)
         return shape
@@ -144,9 +181,17 @@ def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:
     """What stands before the data of a safetensors file with the one tensor `embedding`, in float32.
 
     The library itself writes whole tensors from memory only. The format: a length in 8 bytes, then JSON, padded to 8.
+    Names that do not fit are not in it: they have to go elsewhere.
     """
+    if not fit_in_header(about.get(NAMES, ())):
+        about = {key: value for key, value in about.items() if key != NAMES}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
     text = json.dumps({"__metadata__": metadata, "embedding": tensor}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def fit_in_header(names: Sequence[str]) -> bool:
+    """Whether a safetensors header has room for them: as JSON, within the JSON of the header."""
+    return len(json.dumps(json.dumps(names))) <= LONGEST_NAMES

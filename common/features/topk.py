@@ -9,7 +9,7 @@ import numpy as np
 from common.encoder.base import Encoder
 from common.errors import UserError
 from common.features.files import Part
-from common.images import decoding
+from common.images.remarks import ImagesReport
 from common.log.events import Inference, TopEntry
 from common.log.writer import RunLog
 
@@ -22,14 +22,14 @@ class Report:
     def __init__(self, log: RunLog, topk: int, encoder: Encoder, expected: int) -> None:
         self.log, self.topk, self.encoder, self.expected = log, topk, encoder, expected
         self.images = self.skipped = 0
+        self.about_images = ImagesReport(log)
 
     def add(self, part: Part) -> None:
         for name, sha256, vector in zip(part.names, part.sha256, part.embeddings, strict=True):
             self.images += 1
             self._add_image(name, sha256, vector)
         self.skipped += len(part.skipped)
-        decoding.report_skipped(self.log, part.skipped)
-        decoding.report_frames(self.log, part.frames)
+        self.about_images.add(part.remarks, part.skipped)
 
     def finish(self) -> None:
         """The counts. Raises UserError where there was no image to count."""
@@ -37,6 +37,7 @@ class Report:
             raise UserError(f"none of the {self.expected} images could be decoded")
         if self.images > MOST_PRINTED:
             self.log.line(f"... and {self.images - MOST_PRINTED} more images, each with its record in the log")
+        self.about_images.finish()
         if self.skipped:
             self.log.line(f"Skipped images: {self.skipped} of {self.expected}")
 

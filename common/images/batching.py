@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from common.errors import UserError, first_line
-from common.images.decoding import FRAMES, Sample
+from common.images.decoding import ImageError, Sample
+from common.images.remarks import Remarks
 
 MOST_WORKERS = 8  # more rarely keep up with one device any better
 AHEAD = 2  # batches that each worker prepares before they are asked for
@@ -25,8 +26,7 @@ NO_SHARED_MEMORY = ("shared memory", "unable to resize file")
 class Batch:
     """The images of a batch that could be decoded, pixel_values [B, 3, H, W], and why the others could not.
 
-    `frames` counts those of animations, whose first was taken; `refused` is an image that may not be left out: an error
-    for the main process to raise.
+    `refused` is an image that may not be left out: an error for the main process to raise.
     """
 
     names: list[str]
@@ -34,7 +34,7 @@ class Batch:
     pixel_values: Tensor
     skipped: dict[str, str]
     refused: str | None
-    frames: dict[str, int]
+    remarks: Remarks
 
 
 class Batches(Dataset[Batch]):
@@ -50,16 +50,15 @@ class Batches(Dataset[Batch]):
         return -(-len(self.samples) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        pixel_values, good, skipped, refused, frames = [], [], {}, None, {}
+        pixel_values, good, skipped, refused, remarks = [], [], {}, None, Remarks()
         for sample in self.samples[index * self.batch_size : (index + 1) * self.batch_size]:
             try:
                 image = sample.load()
                 pixel_values.append(self.preprocess(image))
                 good.append(sample)
-                if FRAMES in image.info:
-                    frames[sample.name] = image.info[FRAMES]
+                remarks.note(sample.name, image)
             except UserError as error:
-                skipped[sample.name] = str(error)
+                skipped[sample.name] = error.reason if isinstance(error, ImageError) else str(error)
                 if not sample.is_optional(self.strict):
                     refused = refused or str(error)
         stacked = torch.stack(pixel_values) if pixel_values else torch.empty(0)
@@ -68,7 +67,7 @@ class Batches(Dataset[Batch]):
             # main process would wait for ever.
             stacked.share_memory_()  # type: ignore[no-untyped-call]
         names, sha256 = [sample.name for sample in good], [sample.sha256() for sample in good]
-        return Batch(names, sha256, stacked, skipped, refused, frames)
+        return Batch(names, sha256, stacked, skipped, refused, remarks)
 
 
 def default_workers(ranks: int) -> int:

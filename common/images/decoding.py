@@ -1,4 +1,4 @@
-"""The images of a run: finding and decoding them, and cutting crops where more samples are wanted than there are."""
+"""The images of a run: decoding them, and cutting crops where more samples are wanted than there are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import random
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from PIL import Image, ImageOps
 from common.cli import environment
 from common.cli.options import ImageChoice
 from common.errors import UserError, first_line
-from common.log.events import Animation, Skipped
+from common.images import finding, formats, modes
+from common.images.modes import Stored
+from common.images.remarks import FRAMES, ImagesReport, Remarks
 from common.log.writer import RunLog
 
 SMALLEST_CROP = 0.5  # of the image's width and height
 MAX_ASPECT_RATIO = 500  # the short side is resized to the model's size: a longer image would take gigabytes
 PROGRAMS = ("EPS",)  # which a PostScript interpreter would run
-FRAMES = "frames"  # the key in an image's info that counts those of an animation
+NEW_SUBFILE_TYPE, PREVIEW = 254, 1  # a tag of TIFF, and the bit of a reduced-resolution version of another image
 # What Pillow's decoders raise for damaged files, beside the errors that it documents.
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, struct.error),
@@ -29,6 +31,14 @@ DECODING_ERRORS = (
 )
 
 Box = tuple[float, float, float, float]
+
+
+class ImageError(UserError):
+    """An image that can't be taken: the message is its path and the reason."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason.replace(str(path), path.name)  # libraries name the whole path
+        super().__init__(f"{path} {reason}")
 
 
 @dataclass(frozen=True)
@@ -44,24 +54,27 @@ class Sample:
     found: bool = False
 
     def load(self) -> Image.Image:
-        """Decode to RGB, upright by its EXIF orientation; of an animation the first frame, and their count in `info`.
+        """Decode to RGB, upright by its EXIF orientation; `info` has what was taken and changed (see Remarks).
 
-        Raises UserError for a file that is no whole image, or one that takes too much memory.
+        Raises ImageError for a file that is no whole image, or one that takes too much memory.
         """
-        if not self.path.is_file():  # to open a FIFO would wait for its writer
-            raise UserError(f"{self.path} is no regular file")
+        formats.register_plugins()
         try:
+            if not self.path.is_file():  # to open a FIFO would wait for its writer
+                raise ImageError(self.path, f"is {'no regular file' if self.path.exists() else 'not there'}")
             with warnings.catch_warnings(action="ignore"), Image.open(self.path) as file:
                 _require_fit(self.path, file)
-                image = to_rgb(ImageOps.exif_transpose(file))
+                stored = Stored.of(file)
+                image = modes.to_rgb(ImageOps.exif_transpose(file), stored)
                 frames = _count_frames(file)
         except DECODING_ERRORS as error:
-            raise UserError(f"{self.path} can't be decoded as an image: {first_line(error)}") from error
+            raise ImageError(self.path, f"can't be decoded as an image: {first_line(error)}") from error
+        info = image.info | ({FRAMES: frames} if frames > 1 else {})
         if self.crop is not None:
             left, top, right, bottom = self.crop
             width, height = image.size
             image = image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
-        image.info = {FRAMES: frames} if frames > 1 else {}
+        image.info = info
         return image
 
     def is_optional(self, strict: bool) -> bool:
@@ -77,15 +90,17 @@ class Sample:
 
 
 def _require_fit(path: Path, file: Image.Image) -> None:
-    """Raise UserError, before it is decoded, for an image that would take gigabytes or run a program.
+    """Raise ImageError, before it is decoded, for an image that would take gigabytes or run a program.
 
     Pillow itself refuses more than 179 million pixels, and only warns of more than half of them.
     """
     width, height = file.size
     if file.format in PROGRAMS:
-        raise UserError(f"{path} is {file.format}, a program and no image")
+        raise ImageError(path, f"is {file.format}, a program and no image")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise UserError(f"{path} is {width} x {height}, more than {MAX_ASPECT_RATIO} times as long as wide")
+        raise ImageError(path, f"is {width} x {height}, more than {MAX_ASPECT_RATIO} times as long as wide")
+    if getattr(file, "tag_v2", {}).get(NEW_SUBFILE_TYPE) == PREVIEW:
+        raise ImageError(path, f"holds a preview of another image first, {width} x {height}, as raw photos do")
 
 
 def _count_frames(file: Image.Image) -> int:
@@ -96,32 +111,19 @@ def _count_frames(file: Image.Image) -> int:
         return 1
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode; 16-bit greyscale is scaled to 8 bits, where Pillow's own conversion would clip it to white."""
-    if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value * (255 / 65535)).convert("L")
-    return image.convert("RGB")
+def find_samples(paths: Sequence[Path] | None, log: RunLog | None = None, strict: bool = False) -> list[Sample]:
+    """The images of the files and folders that `paths` name, by default one real photo.
 
-
-def find_samples(paths: Sequence[Path] | None) -> list[Sample]:
-    """The image files that `paths` name, folders searched recursively in sorted order; by default one real photo.
-
-    Raises UserError for a path that is not there and for a folder without images.
+    What is passed over in the folders is printed and recorded in `log`. Raises UserError as `finding.search` does, and
+    with `strict` for a folder that can't be searched.
     """
-    samples: list[Sample] = []
-    for path in paths or [default_photo()]:
-        if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if _is_image(file, path)]
-            if not found:
-                raise UserError(f"no images in the folder {path} (looked for names like *.jpg and *.png)")
-            samples += [Sample(str(file.relative_to(path)), file, found=True) for file in found]
-        elif path.is_file():
-            samples.append(Sample(path.name, path))
-        elif path.exists():
-            raise UserError(f"{path} is no regular file")
-        else:
-            raise UserError(f"no such image: {path}")
-    return samples
+    files, passed = finding.search(paths or [default_photo()])
+    if strict and passed.closed:
+        name, reason = next(iter(passed.closed.items()))
+        raise UserError(f"the folder {name} can't be searched: {reason}")
+    if log:
+        passed.report(log)
+    return [Sample(name, path, found=found) for name, path, found in files]
 
 
 def sample_exactly(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -144,14 +146,18 @@ class Decoded:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def report(self, log: RunLog) -> None:
-        report_skipped(log, self.skipped)
-        pairs = zip(self.samples, self.images, strict=True)
-        report_frames(log, {sample.name: image.info[FRAMES] for sample, image in pairs if FRAMES in image.info})
+        remarks, images = Remarks(), ImagesReport(log)
+        for sample, image in zip(self.samples, self.images, strict=True):
+            if sample.crop is None:  # a crop is of one that has been told of
+                remarks.note(sample.name, image)
+        images.add(remarks, self.skipped)
+        images.finish()
 
 
 def take(log: RunLog, wanted: ImageChoice, count: int) -> Decoded:
-    """`count` decoded images of those that are wanted; what was left out, and which are animations, is reported."""
-    decoded = decode_exactly(find_samples(wanted.paths), count, wanted.seed, wanted.strict)
+    """`count` decoded images of those that are wanted; what was left out or changed is reported."""
+    samples = find_samples(wanted.paths, log, wanted.strict)
+    decoded = decode_exactly(samples, count, wanted.seed, wanted.strict)
     decoded.report(log)
     return decoded
 
@@ -170,28 +176,14 @@ def decode_exactly(samples: Sequence[Sample], count: int, seed: int, strict: boo
         try:
             decoded.append(sample.load())
             good.append(sample)
-        except UserError as error:
+        except ImageError as error:
             if not sample.is_optional(strict):
                 raise
-            skipped[sample.name] = str(error)
+            skipped[sample.name] = error.reason
     if not good:
         raise UserError(f"none of the {len(samples)} images could be decoded")
     chosen = sample_exactly(good, count, seed)
     return Decoded(chosen, [*decoded, *(sample.load() for sample in chosen[len(good) :])], skipped)
-
-
-def report_skipped(log: RunLog, skipped: Mapping[str, str]) -> None:
-    """Print and record which images are left out, and why."""
-    for name, reason in skipped.items():
-        log.line(f"warning: {name} is left out: {reason}")
-        log.record(Skipped(image=name, reason=reason))
-
-
-def report_frames(log: RunLog, frames: Mapping[str, int]) -> None:
-    """Print and record of which animations the first frame was taken."""
-    for name, count in frames.items():
-        log.line(f"{name} has {count} frames: the first is taken")
-        log.record(Animation(image=name, frames=count))
 
 
 def default_photo() -> Path:
@@ -207,9 +199,3 @@ def _random_box(chooser: random.Random) -> Box:
     width, height = chooser.uniform(SMALLEST_CROP, 1), chooser.uniform(SMALLEST_CROP, 1)
     left, top = chooser.uniform(0, 1 - width), chooser.uniform(0, 1 - height)
     return left, top, left + width, top + height
-
-
-def _is_image(file: Path, folder: Path) -> bool:
-    """By its name: one that Pillow has a reader for, and not hidden below `folder`."""
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN and file.is_file()

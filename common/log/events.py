@@ -251,11 +251,40 @@ class Skipped(Event):
 
 
 @declare
+class Unread(Event):
+    """run whose folders hold what was not read"""
+
+    files: Annotated[int, "that are no images by their names"]
+    kinds: Annotated[dict[str, int], "of these by extension, the most frequent"]
+    hidden_folders: Annotated[int, "not entered"]
+    links_back: Annotated[int, "to a folder that they are in, not entered"]
+    closed_folders: Annotated[dict[str, str], "that can't be searched, and why"]
+
+
+@declare
 class Animation(Event):
     """image with several frames, of which the first is taken"""
 
     image: str
     frames: Annotated[int, "how many"]
+
+
+@declare
+class Scaled(Event):
+    """image with more than 8 bits a value, which was scaled to 8"""
+
+    image: str
+    mode: Annotated[str, "Pillow's"]
+    black: Annotated[float, "the value that became 0"]
+    white: Annotated[float, "the value that became 255"]
+
+
+@declare
+class Transparency(Event):
+    """run with images that are not opaque, whose alpha was dropped"""
+
+    images: int
+    image: Annotated[str, "the first"]
 
 
 @declare
