@@ -85,6 +85,11 @@ def import_errors() -> Iterator[None]:
         ) from error
 
 
+def warn(text: str) -> None:
+    """Say in one line on standard error what was decided for the user, where no log is at hand."""
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main and leave with its exit code.
 
