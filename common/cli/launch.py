@@ -90,6 +90,11 @@ def why_torch_npu_fails(error: BaseException) -> str:
     return f"torch_npu is installed but can't start ({reason}); {helps}"
 
 
+def warn(text: str) -> None:
+    """Say in one line on standard error what was decided for the user, where no log is at hand."""
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main and leave with its exit code.
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from common.encoder.stand_ins import stand_in
 from common.errors import UserError, first_line
 
-INDEX = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
+SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+INDEXES = {INDEX: SINGLE_FILE, PICKLE_INDEX: PICKLE}  # beside whose whole file it has nothing to say
+SAFETENSORS = (".safetensors",)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")  # what torch.save writes
+# What lies beside an encoder's weights and holds others: of training, of adapters; and the same in OpenCLIP's names.
+NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|adapter_model)\b.*")
+OPEN_CLIP = re.compile(r"open_clip_.*")
+SHARD = re.compile(r".*-\d+-of-\d+\.\w+")
+
 ENDPOINTS = {
     "modelscope": ("MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
     "huggingface": ("HF_ENDPOINT", "https://huggingface.co"),
@@ -20,76 +32,126 @@ ENDPOINTS = {
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
 REFUSALS = {"GatedRepoError", "AuthenticationError", "PermissionDeniedError"}  # by name: no client is imported for it
 ABSENCES = {"RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError", "NotExistError"}
-CONVERSION = (
-    "in Python, safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors') "
-    "beside its config.json, and --model names that folder"
-)
 ANSWER_SECONDS = 10  # Hugging Face's client asks for a listing without a time limit
 
 
 def fetch_snapshot(model: str, hub: str, revision: str | None, with_weights: bool = True) -> Path:
-    """The local folder with the checkpoint's json files and, `with_weights`, its safetensors; nothing else is fetched.
+    """The local folder with the checkpoint's json files and, `with_weights`, its weight files; nothing else is fetched.
 
     A complete snapshot in the hub's cache is used as it is: that needs no network, and none of the seconds that the
-    ModelScope client takes to hash gigabytes again. The json files come first: they say whether the weights are one
-    file or shards, so that no duplicate is fetched. The weights come last, so that a cut download is not complete.
-    Raises UserError in one line when the hub can't be reached or does not have the model or its weights.
+    ModelScope client takes to hash gigabytes again. The json files come first, and which weights are fetched is decided
+    by the hub's list of files: no duplicate, and none where it can't be told. The weights come last, so that a cut
+    download is not complete. Raises UserError in one line when the hub can't be reached or does not have the model or
+    its weights.
     """
     cached = _cached(model, hub, revision)
-    if cached and _is_complete(cached, with_weights):
+    if cached and (cached / "config.json").is_file() and (not with_weights or has_weights(cached)):
         return cached
+    there = _names_on_hub(model, hub, revision)
     folder = _download(model, hub, revision, ["*.json"])
     if not with_weights:
         return folder
-    names = weight_names(folder)
-    folder = _download(model, hub, revision, names)
-    if names == [SINGLE_FILE] and not (folder / SINGLE_FILE).is_file():
-        folder = _download(model, hub, revision, ["*.safetensors"])
-        if not any(folder.glob("*.safetensors")):
-            raise UserError(f"{model} on {hub} has no .safetensors weights; {_instead_of_a_pickle(hub)}")
-        return folder
+    names = choose_weights(there, folder, f"{model} on {hub}")
+    folder = _download(model, hub, revision, [glob.escape(name) for name in names])
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
-        raise UserError(f"{model} on {hub} lacks {lacking[0]}, a shard that its {INDEX} names")
+        raise UserError(f"{model} on {hub} lists {lacking[0]}, but does not give it")
     return folder
 
 
-def _instead_of_a_pickle(hub: str) -> str:
-    """What to do about a repository of pytorch_model.bin alone."""
-    elsewhere = (
-        "its Community tab may have a conversion, which --revision refs/pr/N names"
-        if hub == "huggingface"
-        else "another --revision, or --hub huggingface, may have them"
-    )
-    return f"a pickle is never read, but can be converted: {elsewhere}; or {CONVERSION}"
+# ------------------------------------------------------------------------------------------------ which files of many
+def choose_weights(names: Collection[str], folder: Path, where: str) -> list[str]:
+    """The weight files to read of those there are: one, or the shards of an index in its order; safetensors first.
+
+    `names` are a folder's, here or on a hub; its indexes lie in `folder`. A whole file goes before an index, as in
+    transformers, so that a stale one misleads nobody. Raises UserError where it can't be told, saying what there is.
+    """
+    reasons = []
+    for index, endings in ((INDEX, SAFETENSORS), (PICKLE_INDEX, PICKLES)):
+        shards: list[str] = []
+        if INDEXES[index] in names:
+            return [INDEXES[index]]
+        if index in names:
+            shards = _shards_of(folder / index, endings)
+            absent = [name for name in shards if name not in names]
+            if not absent:
+                return shards
+            reasons.append(f"{where} lacks {absent[0]}, a shard that its {index} names")
+        others = [name for name in _whole_files(names, endings) if name not in shards]
+        if len(others) == 1:
+            return others
+        if others:
+            shown = ", ".join(others[:3]) + (", ..." if others[3:] else "")
+            reasons.append(
+                f"{where} has {len(others)} files of weights ({shown}) and no {INDEXES[index]}: --weights FILE names "
+                "the one that is meant"
+            )
+    of_open_clip = [name for name in sorted(names) if OPEN_CLIP.fullmatch(name) and _is_weights(name)]
+    if of_open_clip and not reasons:
+        return [max(of_open_clip, key=lambda name: name.endswith(SAFETENSORS))]
+    raise UserError(reasons[0] if reasons else _no_weights(names, where))
 
 
-def weight_names(folder: Path) -> list[str]:
-    """The names of a snapshot's weight files: the shards in the index's order, or the one file."""
-    index = folder / INDEX
-    if not index.is_file():
-        return [SINGLE_FILE]
+def _is_weights(name: str) -> bool:
+    return name.endswith(SAFETENSORS + PICKLES) and not NO_WEIGHTS.fullmatch(name)
+
+
+def _whole_files(names: Collection[str], endings: tuple[str, ...]) -> list[str]:
+    """Whole files of weights under names of their own."""
+    found = [name for name in sorted(names) if "/" not in name and name.endswith(endings) and _is_weights(name)]
+    return [name for name in found if not OPEN_CLIP.fullmatch(name) and not SHARD.fullmatch(name)]
+
+
+def _no_weights(names: Collection[str], where: str) -> str:
+    shards = [name for name in sorted(names) if SHARD.fullmatch(name) and _is_weights(name)]
+    if shards:
+        return f"{where} has {shards[0]}, a shard, but no index of the shards ({INDEX} or {PICKLE_INDEX})"
+    other = [name for name in sorted(names) if name.endswith((".h5", ".msgpack", ".npz", ".onnx", ".gguf", ".om"))]
+    beside = f" (it has {other[0]}, which is not read)" if other else ""
+    return f"{where} has no weights in safetensors or PyTorch's format ({', '.join(SAFETENSORS + PICKLES)}){beside}"
+
+
+def _shards_of(index: Path, endings: tuple[str, ...]) -> list[str]:
+    """The files that an index names, in its order."""
     try:
         names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{index} is no index of safetensors shards: {first_line(repr(error))}") from error
+        instead = stand_in(index)
+        raise UserError(
+            f"{index} {instead}" if instead else f"{index} is no index of shards: {first_line(repr(error))}"
+        ) from error
     if not names:
         raise UserError(f"{index} names no shard")
     for name in names:
         plain = isinstance(name, str) and Path(name).name == name and not set(name) & set("*?[]")
-        if not (plain and name.endswith(".safetensors")):
-            raise UserError(f"{index} names {name!r}, which is no .safetensors file of its own folder")
+        if not (plain and name.endswith(endings)):
+            raise UserError(f"{index} names {name!r}, which is no {' or '.join(endings)} file of its own folder")
     return names
 
 
-def _is_complete(folder: Path, with_weights: bool) -> bool:
-    if not (folder / "config.json").is_file():
+def unused_indexes(folder: Path, names: Sequence[str]) -> list[str]:
+    """The indexes in a folder that speak of other files than those that are read, but of pickles beside safetensors."""
+    found = []
+    for index in (INDEX, PICKLE_INDEX):
+        if (folder / index).is_file() and not (index == PICKLE_INDEX and names[0].endswith(SAFETENSORS)):
+            try:
+                used = _shards_of(folder / index, SAFETENSORS + PICKLES) == list(names)
+            except UserError:
+                used = False
+            found += [] if used else [index]
+    return found
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the weights that its own files speak of are all in a folder."""
+    try:
+        names = choose_weights([path.name for path in folder.iterdir()], folder, str(folder))
+    except UserError:
         return False
-    names = weight_names(folder) if with_weights else []
-    alone = names == [SINGLE_FILE] and len(list(folder.glob("*.safetensors"))) == 1  # under whatever name
-    return alone or all((folder / name).is_file() for name in names)
+    return all((folder / name).is_file() for name in names)
 
 
+# ------------------------------------------------------------------------------------------------- the hubs' clients
 def _cached(model: str, hub: str, revision: str | None) -> Path | None:
     """The snapshot's folder in the hub's cache, complete or not; None where there is none."""
     try:
@@ -101,12 +163,29 @@ def _cached(model: str, hub: str, revision: str | None) -> Path | None:
 
 def _download(model: str, hub: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Fetch the files that match `patterns` into the hub's cache, with the client's progress bar on standard error."""
-    try:
+    with _client_errors(model, hub, revision):
+        return _snapshot_download(model, hub, revision, patterns, local_files_only=False)
+
+
+def _names_on_hub(model: str, hub: str, revision: str | None) -> list[str]:
+    """The names of a repository's files."""
+    with _client_errors(model, hub, revision):
         if hub == "huggingface":
             from huggingface_hub import HfApi
 
-            HfApi().model_info(model, revision=revision, timeout=ANSWER_SECONDS)
-        return _snapshot_download(model, hub, revision, patterns, local_files_only=False)
+            siblings = HfApi().model_info(model, revision=revision, timeout=ANSWER_SECONDS).siblings
+            return [each.rfilename for each in siblings or ()]
+        _make_modelscope_answer()
+        from modelscope.hub.api import HubApi
+
+        listed = HubApi().get_model_files(model, revision=revision or "master", recursive=False)
+        return [str(each["Path"]) for each in listed]
+
+
+@contextmanager
+def _client_errors(model: str, hub: str, revision: str | None) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the clients raise a dozen unrelated classes; all of them mean: not fetched
         variable, public = ENDPOINTS[hub]
         where = os.environ.get(variable) or public
@@ -118,17 +197,21 @@ def _snapshot_download(
     model: str, hub: str, revision: str | None, patterns: Sequence[str], local_files_only: bool
 ) -> Path:
     if hub == "modelscope":
-        # The client's patience is for crawlers: without a network it takes 22 s to say so.
-        os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
-        os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "1")
+        _make_modelscope_answer()
         from modelscope import snapshot_download
 
         revision = revision or "master"  # its cache answers None with any revision that it has
-        if not sys.stderr.isatty():
-            logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
     else:
         from huggingface_hub import snapshot_download
     return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=local_files_only))
+
+
+def _make_modelscope_answer() -> None:
+    """Before its client is imported: its patience is for crawlers, without a network it takes 22 s to say so."""
+    os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
+    os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "1")
+    if not sys.stderr.isatty():
+        logging.getLogger("modelscope_hub").setLevel(logging.ERROR)
 
 
 def _reason(error: Exception, hub: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
+from types import ModuleType
 
 from common.cli.launch import collector_paused, import_errors
 from common.cli.options import ModelChoice
 from common.encoder import checkpoints, weights
 from common.encoder.base import Encoder
+from common.encoder.checkpoints import Checkpoint
 from common.errors import UserError
 
 
@@ -17,37 +19,44 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
 
     `hashed`: the caller will ask for `weights_sha256`, so it is made in a thread while the library is imported.
     """
-    model = wanted.model
-    local = Path(model).is_dir()
-    if (wanted.hub or wanted.revision) and (local or model == "demo"):
-        raise UserError(f"--hub and --revision are for ids on a hub, not for {model}")
     with import_errors():
-        if model == "demo":
+        if wanted.model == "demo":
+            if wanted.hub or wanted.revision:
+                raise UserError("--hub and --revision are for ids on a hub, not for demo")
             from common.encoder import timm_models
 
             encoder = timm_models.load_demo(wanted.weights, wanted.seed)
         else:
-            library = checkpoints.find_library(model)
-            checkpoint = checkpoints.find_checkpoint(wanted, library)
-            encoder = _load_from(wanted, library, checkpoint, hashed)
-    if local:
-        encoder.model = Path(model).resolve().name  # where somebody's home is does not belong in a log
+            named = checkpoints.find_model(wanted)
+            called = str(named.folder.absolute()) if named.folder else named.model
+            checkpoint = checkpoints.find_checkpoint(wanted, named, partial(_refuse_unusable, called))
+            encoder = _load_from(called, checkpoint, wanted.seed, hashed)
+            encoder.model = named.model
     encoder.module.eval()
     return encoder
 
 
-def _load_from(wanted: ModelChoice, library: str, checkpoint: checkpoints.Checkpoint, hashed: bool) -> Encoder:
+def _refuse_unusable(model: str, checkpoint: Checkpoint) -> None:
+    """Raise UserError for what could not be loaded whatever its weights are: before they are fetched."""
+    _library_of(checkpoint).require_usable(model, checkpoint)
+
+
+def _load_from(model: str, checkpoint: Checkpoint, seed: int, hashed: bool) -> Encoder:
     """Only the library that the model needs is imported: each takes seconds, in which a thread reads the weights."""
     sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
     if sha256 is None:
         weights.read_ahead(checkpoint.files)
-    if library == "timm":
-        from common.encoder import timm_models
-
-        encoder = timm_models.load(wanted.model, checkpoint, wanted.seed)
-    else:
-        from common.encoder import transformers_models
-
-        encoder = transformers_models.load(wanted.model, checkpoint, wanted.seed)
+    encoder: Encoder = _library_of(checkpoint).load(model, checkpoint, seed)
     encoder.hash_weights = sha256 or encoder.hash_weights
     return encoder
+
+
+def _library_of(checkpoint: Checkpoint) -> ModuleType:
+    """The module for a checkpoint's library, imported now."""
+    if checkpoint.library == "timm":
+        from common.encoder import timm_models
+
+        return timm_models
+    from common.encoder import transformers_models
+
+    return transformers_models

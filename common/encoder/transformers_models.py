@@ -104,16 +104,12 @@ def _in_order(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
 # ----------------------------------------------------------------------------------------------------------- loading
 def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
     """The encoder of a checkpoint with a transformers config.json. Raises UserError, saying why, for what is none."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as staging, _transformers_errors(model):
-        folder = Path(staging)
-        _stage_config_and_weights(folder, model, checkpoint)
+    with _staged(model, checkpoint) as folder:
         config = transformers.AutoConfig.from_pretrained(folder)
         preprocessing = _stage_preprocessing(folder, checkpoint, config)
         model_class, options = _choose_class(config, weights.read_keys(checkpoint.files))
         if checkpoint.files:
-            built, report = _from_pretrained(model_class, folder, options)
+            built, report = _from_pretrained(model_class, config, folder, checkpoint.files, options)
             report.require_fit(type(built).__name__, checkpoint.source)
             source = checkpoint.source
             sha256: Callable[[], str] = partial(weights.files_sha256, checkpoint.files)
@@ -139,14 +135,28 @@ def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
     return encoder
 
 
+def require_usable(model: str, checkpoint: Checkpoint) -> None:
+    """Raise UserError, by the json files alone, for what can't be loaded whatever its weights are."""
+    with _staged(model, checkpoint) as folder:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        _stage_preprocessing(folder, checkpoint, config)
+        _choose_class(config, set())
+        _image_processor(folder)
+
+
 @contextmanager
-def _transformers_errors(model: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a config from elsewhere can make transformers raise anything
-        raise UserError(f"transformers can't load {model}: {first_line(error)}") from error
+def _staged(model: str, checkpoint: Checkpoint) -> Iterator[Path]:
+    """A temporary folder with the checkpoint's config and weights, whose path no error names."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as staging:
+        try:
+            _stage_config_and_weights(Path(staging), model, checkpoint)
+            yield Path(staging)
+        except Exception as error:  # a config from elsewhere can make transformers raise anything
+            reason = first_line(str(error).replace(staging, str(checkpoint.folder or model)) or type(error).__name__)
+            told = reason if isinstance(error, UserError) else f"transformers can't load {model}: {reason}"
+            raise UserError(told) from error
 
 
 # ---- which class, or why none
@@ -251,10 +261,18 @@ def _pooler_options(skeleton: Any, keys: set[str]) -> dict[str, bool]:
 
 
 # ---- the weights
-def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -> tuple[Any, weights.KeyReport]:
-    """The model with the folder's weights, in float32, and transformers' own report of how they fit."""
+def _from_pretrained(
+    model_class: Any, config: Any, folder: Path, files: Sequence[Path], options: dict[str, bool]
+) -> tuple[Any, weights.KeyReport]:
+    """The model with the folder's weights, in float32, and transformers' own report of how they fit.
+
+    transformers maps safetensors itself. What torch.save wrote is read here: it may lie in a training script's entry.
+    """
+    mapped = all(weights.is_safetensors(file) for file in files)
     built, info = model_class.from_pretrained(
-        folder,
+        folder if mapped else None,
+        config=config,
+        state_dict=None if mapped else weights.read_state(files),
         dtype=torch.float32,
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are in the report then, with all others
@@ -262,7 +280,7 @@ def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -
         **options,
     )
     unexpected = sorted(info["unexpected_keys"])
-    other = _other_part(built, folder) if unexpected else lambda key: False
+    other = _other_part(built, files) if unexpected else lambda key: False
     return built, weights.KeyReport(
         missing=sorted(info["missing_keys"]),
         unexpected=[key for key in unexpected if not other(key)],
@@ -271,7 +289,7 @@ def _from_pretrained(model_class: Any, folder: Path, options: dict[str, bool]) -
     )
 
 
-def _other_part(built: Any, folder: Path) -> Callable[[str], bool]:
+def _other_part(built: Any, files: Sequence[Path]) -> Callable[[str], bool]:
     """Whether a key of a checkpoint is a task head's, or a text tower's: no part of the encoder.
 
     It is where it is beside the encoder, whose keys have a prefix; or where the class has it that, by the config, the
@@ -281,7 +299,7 @@ def _other_part(built: Any, folder: Path) -> Callable[[str], bool]:
         children = {name for name, _ in built.named_children()}
         return lambda key: key.partition(".")[0] not in children
     prefix = built.base_model_prefix + "."
-    if any(key.startswith(prefix) for key in weights.read_keys(sorted(folder.glob("*.safetensors")))):
+    if any(key.startswith(prefix) for key in weights.read_keys(files)):
         return lambda key: not key.startswith(prefix)
     own_class: Any = getattr(transformers, (built.config.architectures or [""])[0], None)
     if own_class is None:
@@ -316,12 +334,12 @@ def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) 
         raise UserError(f"{model} is made by code that comes with it (auto_map), which is never run")
     _write_config(folder / "config.json", config)
 
-    for file in checkpoint.files:
-        alone = len(checkpoint.files) == 1
-        (folder / (hubs.SINGLE_FILE if alone else file.name)).symlink_to(file.resolve())
-    if len(checkpoint.files) > 1:
+    mapped = [file for file in checkpoint.files if weights.is_safetensors(file)]
+    for file in mapped:
+        (folder / (hubs.SINGLE_FILE if len(mapped) == 1 else file.name)).symlink_to(file.resolve())
+    if len(mapped) > 1:
         # Of what the shards hold: transformers 4 takes a key for loaded that the index names and no shard has.
-        shards = {key: file.name for file in checkpoint.files for key in weights.read_keys([file])}
+        shards = {key: file.name for file in mapped for key in weights.read_keys([file])}
         (folder / hubs.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
 
 
@@ -339,8 +357,16 @@ def _stage_preprocessing(folder: Path, checkpoint: Checkpoint, config: Any) -> s
             preprocessing, name = read_json(own), own.name
         elif processor.is_file() and "image_processor" in read_json(processor):  # as transformers 5 saves a CLIP's
             preprocessing, name = read_json(processor)["image_processor"], processor.name
-    _write_config(folder / "preprocessor_config.json", preprocessing)
+    _write_config(folder / "preprocessor_config.json", _in_todays_words(preprocessing))
     return name
+
+
+def _in_todays_words(preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """With the class that was called ...FeatureExtractor until transformers 4.26, and saved so for years after."""
+    name = preprocessing.get("image_processor_type") or preprocessing.get("feature_extractor_type")
+    if not isinstance(name, str) or "FeatureExtractor" not in name:
+        return preprocessing
+    return {**preprocessing, "image_processor_type": name.replace("FeatureExtractor", "ImageProcessor")}
 
 
 def _default_preprocessing(config: Any) -> dict[str, Any]:
@@ -353,7 +379,14 @@ def _default_preprocessing(config: Any) -> dict[str, Any]:
 def _image_processor(folder: Path) -> Any:
     """The checkpoint's image processor on torchvision ("fast"): it differs slightly from the one on PIL."""
     choice = {"use_fast": True} if int(transformers.__version__.partition(".")[0]) < 5 else {"backend": "torchvision"}
-    return transformers.AutoImageProcessor.from_pretrained(folder, **choice)
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(folder, **choice)
+    except Exception as error:  # the preprocessing is from elsewhere too
+        kind = read_json(folder / "preprocessor_config.json").get("image_processor_type")
+        version = f"transformers {transformers.__version__}"
+        raise UserError(
+            f"{version} can't make the checkpoint's preprocessing, a {kind}: {first_line(error)}"
+        ) from error
 
 
 def _is_setting(key: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Weights: building a model without any, and assigning a checkpoint's memory-mapped ones."""
+"""Weights: building a model without any, reading a checkpoint's, memory-mapped, and assigning them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from common.cli import launch
+from common.encoder import pickles
+from common.encoder.stand_ins import stand_in
 from common.errors import UserError, first_line
 
 WEIGHTS = ("weight", "bias")
@@ -93,20 +96,42 @@ def nonfinite_names(module: nn.Module) -> list[str]:
 
 
 def read_keys(files: Sequence[Path]) -> set[str]:
-    """The names of the tensors in safetensors files; only their headers are read.
+    """The names of the tensors in weight files; of safetensors only the headers are read.
 
     Raises UserError for a file that is not whole, and for weights in integers or floats of 8 bits and fewer, whose
     scale is elsewhere.
     """
     keys: set[str] = set()
     for file in files:
-        with _safetensors_errors(file), safe_open(file, framework="pt") as opened:
-            found = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
-        quantised = [f"{key} {dtype}" for key, dtype in found.items() if _is_quantised(key, dtype)]
-        if quantised:
-            raise UserError(f"{file} holds quantised weights, which are not read ({some_of(quantised)})")
-        keys.update(found)
+        if is_safetensors(file):
+            with _safetensors_errors(file), safe_open(file, framework="pt") as opened:
+                found = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
+            _refuse_quantised(file, [f"{key} {dtype}" for key, dtype in found.items() if _is_quantised(key, dtype)])
+            keys.update(found)
+        else:
+            keys.update(_read_pickle(file)[0])
     return keys
+
+
+def read_state(files: Sequence[Path]) -> State:
+    """The tensors of weight files, memory-mapped: nothing is read before it is used. Raises UserError as read_keys."""
+    state: State = {}
+    for file in files:
+        if is_safetensors(file):
+            read_keys([file])
+            with _safetensors_errors(file):
+                state.update(load_file(file))
+        else:
+            tensors, said = _read_pickle(file)
+            if said:
+                launch.warn(said)
+            state.update(tensors)
+    return state
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a weight file is in safetensors; all others are what torch.save writes."""
+    return file.suffix == ".safetensors"
 
 
 def _is_quantised(key: str, dtype: str) -> bool:
@@ -114,14 +139,22 @@ def _is_quantised(key: str, dtype: str) -> bool:
     return dtype.startswith(("F8", "F6", "F4")) or (dtype[0] in "IUB" and dtype != "BF16" and key.endswith(WEIGHTS))
 
 
-def read_state(files: Sequence[Path]) -> State:
-    """The tensors of safetensors files, memory-mapped: nothing is read before it is used."""
-    read_keys(files)
-    state: State = {}
-    for file in files:
-        with _safetensors_errors(file):
-            state.update(load_file(file))
-    return state
+def _read_pickle(file: Path) -> tuple[State, str]:
+    tensors, said = pickles.read(file)
+    narrow = [key for key, tensor in tensors.items() if _is_narrow(key, tensor)]
+    _refuse_quantised(file, [f"{key} {tensors[key].dtype}" for key in narrow])
+    return tensors, said
+
+
+def _is_narrow(key: str, tensor: Tensor) -> bool:
+    """As `_is_quantised`, of a tensor."""
+    integers = not tensor.is_floating_point() and not tensor.is_complex()
+    return tensor.is_quantized or (key.endswith(WEIGHTS) if integers else tensor.dtype.itemsize < 2)
+
+
+def _refuse_quantised(file: Path, names: Sequence[str]) -> None:
+    if names:
+        raise UserError(f"{file} holds quantised weights, which are not read ({some_of(names)})")
 
 
 @contextmanager
@@ -129,7 +162,7 @@ def _safetensors_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is no whole safetensors file: {first_line(error)}") from error
+        raise UserError(f"{file} {stand_in(file) or 'is no whole safetensors file: ' + first_line(error)}") from error
 
 
 def compare_state(module: nn.Module, state: State) -> KeyReport:
