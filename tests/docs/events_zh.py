@@ -198,9 +198,7 @@ CHINESE = {
     "null below 299 samples": "不足 299 个样本时为 null",
     "interquartile range; null below 5 samples": "四分位距；不足 5 个样本时为 null",
     "that range is at most 10 % of the median": "四分位距不超过中位数的 10 %",
-    "1 - e'^2 / e^2, e' the device's error without the cause": (
-        "1 - e'^2 / e^2，其中 e' 为在设备上去除该原因后的误差"
-    ),
+    "1 - e'^2 / e^2, e' the device's error without the cause": ("1 - e'^2 / e^2，其中 e' 为在设备上去除该原因后的误差"),
     "that error e', as relative L2": "上述误差 e'，以相对 L2 表示",
     "images a second": "每秒图片数",
     "images a second with decoding, preprocessing and the copies": "含解码、预处理与数据拷贝的每秒图片数",
