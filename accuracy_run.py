@@ -101,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 worst = found.worst_image
                 pixel_values = known.pixel_values[worst : worst + 1]
                 on_cpu, on_device = loading.load_encoder(ModelChoice.of(args)).module, encoder.module
-                explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], known.images[worst])
+                image, error = known.images[worst], found.worst_relative_l2
+                explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], image, error)
+            log.line()
+            log.line(launch.closing_line(args, "accuracy.log", f"accuracy: {found.summary}", "accuracy_run_perf.py"))
     return EXIT_OK
 
 

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for part in made:
                 report.add(part)
             if rank.index == 0:
-                report.finish()
+                log.line(launch.closing_line(args, "inference.log", report.finish(), "accuracy_run.py"))
     return EXIT_OK
 
 

@@ -49,7 +49,8 @@ def unchanged(module: nn.Module) -> None:
 
 
 def conclude(layers: list[Layer], dtype: torch.dtype) -> str:
-    return conclusions.conclude_blocks(layers, devices.dtype_name(dtype)).en
+    last = layers[-1].propagated if layers else None
+    return conclusions.conclude_blocks(layers, devices.dtype_name(dtype), last).en
 
 
 def blamed(layers: list[Layer]) -> list[int]:
