@@ -9,12 +9,12 @@ Needs gcc, g++ and nm. Without a FOLDER it lies in the environment itself, and i
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ def missing_tools() -> list[str]:
 
 def build(python: Path, folder: Path | None = None) -> Path:
     """The folder of the fake CANN that fits the environment of this interpreter; built where it is not there yet."""
-    prefix, torch, torch_npu = map(Path, _run(python, "-c", FIND).splitlines())
+    prefix, torch, torch_npu = map(Path, run(python, "-c", FIND).splitlines())
     if folder is None:
         folder = prefix / "fake_cann" / _key(torch, torch_npu)
     if folder.is_dir():
@@ -89,12 +89,11 @@ def _build_into(folder: Path, torch: Path, torch_npu: Path) -> None:
 
     def link(compiler: str, name: str, *arguments: object) -> None:
         library = f"lib{name}.so"
-        _run(compiler, *shared, *arguments, "-o", libraries / library, f"-Wl,-soname,{library}")
+        run(compiler, *shared, *arguments, "-o", libraries / library, f"-Wl,-soname,{library}")
 
     headers = torch_npu / "include" / "third_party" / "acl" / "inc"
     runtime = [path for path in SOURCES if path.suffix == ".c"]
     rest = folder / "rest.c"
-    rest.write_text("int fake_missing(const char *name);\n")
     link("gcc", "ascendcl", "-isystem", headers, *runtime)
     rest.write_text(_stubs(torch_npu, _symbols(libraries / "libascendcl.so", "--defined-only")))
     link("gcc", "ascendcl", "-isystem", headers, *runtime, rest)
@@ -125,13 +124,15 @@ def _stubs(torch_npu: Path, known: set[str]) -> str:
 
 
 def _symbols(library: Path, which: str) -> set[str]:
-    return {line.split()[-1] for line in _run("nm", "-D", which, library).splitlines()}
+    return {line.split()[-1] for line in run("nm", "-D", which, library).splitlines()}
 
 
-def _run(*command: object) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+def run(*command: object, env: Mapping[str, str] | None = None) -> str:
+    """What a command prints. Raises BuildError with what it said where it fails."""
+    done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True)
     if done.returncode != 0:
-        raise BuildError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+        said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("WARNING")]
+        raise BuildError("\n".join([" ".join(map(str, command)), *said]))
     return done.stdout
 
 

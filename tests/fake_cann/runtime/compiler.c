@@ -13,12 +13,12 @@
 
 static char values[OPTIONS][LENGTH];
 
-/* 310P and 910 compile operators as they come (jit_compile); the chips from 910B on bring theirs as binaries. */
+/* On 310P and 910 CANN's own default is `enable`: they compile operators as they come. That would lead torch_npu here,
+ * so only the knob says it, for a program that asks. */
 static const char *default_of(aclCompileOpt option) {
-    if (option == ACL_OP_JIT_COMPILE) {
-        const char *name = aclrtGetSocName();
-        return !strncmp(name, "Ascend910B", 10) || !strncmp(name, "Ascend910_93", 12) ? "disable" : "enable";
-    }
+    const char *jit_compile = fake_text("JIT_COMPILE");
+    if (option == ACL_OP_JIT_COMPILE)
+        return jit_compile ? jit_compile : "disable";
     return option == ACL_PRECISION_MODE ? "allow_fp32_to_fp16" : "0";
 }
 

@@ -75,9 +75,6 @@ int fake_launch(const char *operator_name) {
 
 /* Called by the stubs of functions that torch_npu wants to find and that are not here. */
 int fake_missing(const char *name) {
-    static const char *said;
-    if (name != said) /* torch_npu may ask a million times */
-        fprintf(stderr, "fake CANN: %s is called, and not there\n", name);
-    said = name;
+    fake_trace("%s is not there\n", name);
     return fake_failure(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "there is no %s", name);
 }
