@@ -28,7 +28,9 @@ OPERATOR(aclnnInplaceCopy, (Out self, In source), { self->copy_(*source); })
 OPERATOR(aclnnCast, (In self, int dtype, Out out), { give(out, *self); })
 OPERATOR(aclnnRepeat, (In self, Integers* times, Out out), { give(out, self->repeat(*times)); })
 OPERATOR(aclnnPermute, (In self, Integers* dims, Out out), { give(out, self->permute(*dims)); })
-OPERATOR(aclnnRoll, (In self, Integers* shifts, Integers* dims, Out out), { give(out, at::roll(*self, *shifts, *dims)); })
+OPERATOR(aclnnRoll, (In self, Integers* shifts, Integers* dims, Out out), {
+    give(out, at::roll(*self, *shifts, *dims));
+})
 OPERATOR(aclnnFlip, (In self, Integers* dims, Out out), { give(out, at::flip(*self, *dims)); })
 OPERATOR(aclnnTriu, (In self, int64_t diagonal, Out out), { give(out, at::triu(*self, diagonal)); })
 OPERATOR(aclnnTril, (In self, int64_t diagonal, Out out), { give(out, at::tril(*self, diagonal)); })
@@ -55,7 +57,8 @@ OPERATOR(aclnnIm2col,
     give(out, at::im2col(*self, *kernel, *dilation, *padding, *stride));
 })
 OPERATOR(aclnnIm2colBackward,
-         (In self, Integers* size, Integers* kernel, Integers* dilation, Integers* padding, Integers* stride, Out out), {
+         (In self, Integers* size, Integers* kernel, Integers* dilation, Integers* padding, Integers* stride,
+          Out out), {
     give(out, at::col2im(*self, *size, *kernel, *dilation, *padding, *stride));
 })
 

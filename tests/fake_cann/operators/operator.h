@@ -57,10 +57,11 @@ int execute(Executor* executor);
         *executor = new Executor{#NAME, [=] __VA_ARGS__};                            \
         return 0;                                                                    \
     }                                                                                \
-    extern "C" void* NAME##_resolve() {                                              \
-        return fake_lists("LACKS", #NAME) ? nullptr : (void*)&NAME##_prepare;        \
+    extern "C" decltype(&NAME##_prepare) NAME##_resolve() {                          \
+        return fake_lists("LACKS", #NAME) ? nullptr : &NAME##_prepare;               \
     }                                                                                \
-    extern "C" int NAME##GetWorkspaceSize WITH_EXECUTOR PARAMETERS __attribute__((ifunc(#NAME "_resolve"))); \
+    extern "C" int NAME##GetWorkspaceSize WITH_EXECUTOR PARAMETERS                   \
+        __attribute__((ifunc(#NAME "_resolve")));                                    \
     extern "C" int NAME(void*, uint64_t, Executor* executor, void*) {                \
         return execute(executor);                                                    \
     }

@@ -35,7 +35,9 @@ RESIZING(aclnnUpsampleBilinear2d, upsample_bilinear2d)
 RESIZING(aclnnUpsampleBicubic2d, upsample_bicubic2d)
 RESIZING(aclnnUpsampleBilinear2dAA, _upsample_bilinear2d_aa)
 RESIZING(aclnnUpsampleBicubic2dAA, _upsample_bicubic2d_aa)
-OPERATOR(aclnnUpsampleNearest2d, (In self, Integers* size, Out out), { give(out, at::upsample_nearest2d(*self, *size)); })
+OPERATOR(aclnnUpsampleNearest2d, (In self, Integers* size, Out out), {
+    give(out, at::upsample_nearest2d(*self, *size));
+})
 OPERATOR(aclnnUpsampleNearestExact2d, (In self, Integers* size, double scale_h, double scale_w, Out out), {
     give(out, at::_upsample_nearest_exact2d(*self, *size, given(scale_h), given(scale_w)));
 })

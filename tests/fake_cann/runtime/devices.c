@@ -166,7 +166,7 @@ aclError aclGetDeviceCapability(uint32_t device, aclDeviceInfo kind, int64_t *va
     return ACL_SUCCESS;
 }
 
-/* ------------------------------------------------------------------------ settings that change nothing here */
+/* ------------------------------------------------------------------------------- settings that change nothing here */
 aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode mode) {
     return ACL_SUCCESS;
 }

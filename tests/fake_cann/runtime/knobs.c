@@ -47,7 +47,7 @@ void fake_trace(const char *format, ...) {
         fclose(file);
 }
 
-/* A fault is written NAME, NAME@CALL or NAME@CALL:CODE; NAME may be `any`. It acts from that call on, the first is 1. */
+/* A fault: NAME, NAME@CALL or NAME@CALL:CODE, where NAME may be `any`. It acts from that call on; the first is 1. */
 static int fault(const char *knob, const char *operator_name, int code) {
     const char *text = fake_text(knob);
     if (!text)

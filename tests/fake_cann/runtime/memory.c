@@ -58,7 +58,7 @@ aclError aclrtGetMemInfo(aclrtMemAttr kind, size_t *free_bytes, size_t *total) {
     return ACL_SUCCESS;
 }
 
-/* ----------------------------------------------------------------------------------------- the host's pinned memory */
+/* ---------------------------------------------------------------------------------------- the host's pinned memory */
 aclError aclrtMallocHost(void **pointer, size_t size) {
     return posix_memalign(pointer, ALIGNMENT, size ? size : 1);
 }
@@ -72,7 +72,7 @@ aclError aclrtFreeHost(void *pointer) {
     return ACL_SUCCESS;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ copies */
+/* ---------------------------------------------------------------------------------------------------------- copies */
 aclError aclrtMemcpy(void *to, size_t room, const void *from, size_t count, aclrtMemcpyKind kind) {
     if (count > room)
         return fake_failure(ACL_ERROR_RT_PARAM_INVALID, "a copy of %zu bytes into %zu", count, room);

@@ -1,4 +1,5 @@
-/* Streams and events. Work is done at once, by the thread that submits it: torch_npu's own queue makes it asynchronous. */
+/* Streams and events. Work is done at once, by the thread that submits it: torch_npu's own queue is what makes it
+ * asynchronous. */
 #include "fake.h"
 
 #include "acl/acl.h"
@@ -24,7 +25,7 @@ static aclError synchronized(void) {
     return broken ? fake_failure(broken, "a kernel before this synchronisation failed on the device") : ACL_SUCCESS;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- streams */
+/* --------------------------------------------------------------------------------------------------------- streams */
 aclError aclrtCreateStream(aclrtStream *stream) {
     static int next;
     Stream *made = malloc(sizeof *made);
@@ -85,7 +86,7 @@ aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
     return synchronized();
 }
 
-/* ------------------------------------------------------------------------------------------------------------ events */
+/* ---------------------------------------------------------------------------------------------------------- events */
 aclError aclrtCreateEventWithFlag(aclrtEvent *event, uint32_t flag) {
     *event = calloc(1, sizeof(Event));
     return ACL_SUCCESS;
