@@ -181,7 +181,11 @@ def test_no_variant_of_the_weights_is_fetched(client: Client, publish: Publish) 
 
 def test_exactly_the_shards_of_the_index_are_fetched(client: Client, publish: Publish) -> None:
     shards = {name: name.encode() for name in SHARDS}
-    duplicates = ("model.safetensors", "model.fp16-00001-of-00002.safetensors", "model-00003-of-00003.safetensors")
+    duplicates = (
+        "open_clip_model.safetensors",
+        "model.fp16-00001-of-00002.safetensors",
+        "model-00003-of-00003.safetensors",
+    )
     index = index_of(*SHARDS)
     fetched = client.fetch(publish({**JSON, **NOT_WANTED, **index, **shards, **dict.fromkeys(duplicates, b"no")}))
     assert fetched.files == {**JSON, **index, **shards}
@@ -378,7 +382,7 @@ NO_INDEX = {
 
 @pytest.mark.parametrize("index", NO_INDEX.values(), ids=NO_INDEX)
 def test_an_index_of_no_shards_is_refused(client: Client, publish: Publish, index: bytes) -> None:
-    model = publish({**PLAIN, "model.safetensors.index.json": index})
+    model = publish({**JSON, "model.safetensors.index.json": index})
     assert "model.safetensors.index.json" in client.fetch(model).refusal
     assert sorted(client.hub.downloads) == sorted([*JSON, "model.safetensors.index.json"])
 
