@@ -187,6 +187,18 @@ def test_a_folder_of_timm_may_have_any_name(name: str, tmp_path: Path, tiny_timm
     require_same(encoder, load(tiny_timm))
 
 
+@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
+def test_an_architecture_may_have_its_old_name_in_the_config_and_in_the_id(tmp_path: Path) -> None:
+    """As timm called it until 0.8; timm says which it is today."""
+    config = {**TINY_TIMM, "architecture": "vit_tiny_patch16_224_in21k", "pretrained_cfg": {"num_classes": 10}}
+    save_timm(tmp_path / "old", config)
+    old, today = "timm/vit_tiny_patch16_224_in21k", "timm/vit_tiny_patch16_224.augreg_in21k"
+    for model in (tmp_path / "old", old, today):
+        assert load(model, tmp_path / "old").architecture == "vit_tiny_patch16_224"
+    for other in ("timm/vit_small_patch16_224", "timm/vit_small_patch16_224_in21k", "timm/nosuch"):
+        assert "holds vit_tiny_patch16_224, not the " in refusal(other, tmp_path / "old")
+
+
 # -------------------------------------------------------------------------------------------- which files of a folder
 def index_of(*names: str) -> str:
     return json.dumps({"weight_map": {f"t{at}": name for at, name in enumerate(names)}})
