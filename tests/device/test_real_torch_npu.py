@@ -307,40 +307,6 @@ def test_a_batch_that_the_memory_does_not_hold_is_a_result(npu: RealNpu, tmp_pat
     assert [find(records, "perf", batch_size=size)["status"] for size in (1, 64)] == ["ok", "oom"]
 
 
-LOST = """
-import os, sys, torch
-sys.path.insert(0, sys.argv[1])
-from common.device import fallback
-
-def is_lost():
-    import torch_npu
-    try:
-        fallback.is_disabled(torch.device("npu:0"))
-        torch.npu.synchronize()
-    except RuntimeError:
-        return False
-    return True
-
-lost = 0
-for _ in range(10):
-    child = os.fork()
-    if child == 0:
-        os._exit(is_lost())
-    lost += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(lost)
-"""
-
-
-def test_no_failure_is_lost_to_the_question_of_fallbacks(npu: RealNpu, tmp_path: Path) -> None:
-    """torch_npu tells once of an operator that failed, at whatever is called next, and computes nothing from then on.
-    Who expects another error there must not take it for that one. The operator that fails here is the one that makes
-    the question's own tensor.
-    """
-    alone = {"TORCH_DEVICE_BACKEND_AUTOLOAD": 0, REFUSES_FALLBACKS: 1, "FAKE_CANN_FAIL": "aclnnInplaceOne"}
-    run = npu.start("-c", LOST, ROOT, cwd=tmp_path, **alone)
-    assert run.stdout.strip() == "0", run.stderr
-
-
 def test_an_operator_that_fails_in_the_sweep_ends_it(npu: RealNpu, tmp_path: Path) -> None:
     """From then on torch_npu computes nothing, at once and without a word: other batch sizes would be measured so."""
     run = npu.run(*PERF, *VIT, *SIZES, "--no-cpu-baseline", cwd=tmp_path, FAKE_CANN_FAIL="aclnnLayerNorm@150")

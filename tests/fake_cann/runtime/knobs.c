@@ -73,7 +73,7 @@ int fake_launch(const char *operator_name) {
     return refused ? fake_failure(refused, "%s was told to fail", operator_name) : 0;
 }
 
-/* Called by the stubs of functions that torch_npu wants to find and that are not here. Which failed first stays said. */
+/* Called by the stubs of what torch_npu wants to find and is not here. The failure that was told first stays told. */
 int fake_missing(const char *name) {
     fake_trace("%s is not there\n", name);
     return ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
