@@ -47,6 +47,7 @@ FORMS: dict[str, Callable[[float], str]] = {
     "relative_l2": percent,
     "threshold": percent,
     "percent_of_limit": "{:.1%}".format,
+    "spread": "{:.1%}".format,
     "scaling_efficiency": "{:.1%}".format,
     "explained": "{:.1%}".format,
     "speedup": "{:.2f}".format,
