@@ -28,6 +28,7 @@ from common.log import schema
 from common.log.events import OUTPUTS, PACKAGES, ReferenceSource
 from common.log.whole_files import aside
 from common.log.writer import RunLog, code_sha256, git_commit
+from common.stand_ins import stand_in
 
 KIND = "accuracy_run.py reference"
 FORMAT = 1
@@ -138,7 +139,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no whole safetensors file: {first_line(error)}") from error
+        raise UserError(f"{path} {stand_in(path) or f'is no whole safetensors file: {first_line(error)}'}") from error
     if metadata.get("kind") != KIND:
         raise UserError(f"{path} is no reference that --save-reference has written")
     if metadata.get("format") != str(FORMAT):

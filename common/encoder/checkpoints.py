@@ -13,8 +13,8 @@ from typing import Any
 from common.cli import environment, launch
 from common.cli.options import ModelChoice
 from common.encoder import hubs
-from common.encoder.stand_ins import stand_in
 from common.errors import UserError
+from common.stand_ins import stand_in
 
 WITHOUT_HUB = "--weights PATH (a snapshot folder or file of weights), --weights random and --model demo need no hub"
 CONFIG_NEEDED = "its config.json is needed: --model takes a folder that has it"

@@ -254,7 +254,7 @@ def test_what_is_no_safetensors_file_is_refused(
     file = tmp_path / "reference.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(UserError, match="is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"is no whole safetensors file|is empty|is a text \(no safetensors\)"):
         run(tmp_path, tiny_timm, "--reference", file)
     with pytest.raises(UserError, match="is no whole safetensors file"):
         run(tmp_path, tiny_timm, "--reference", tmp_path)
@@ -264,7 +264,7 @@ def test_every_truncation_is_refused(saved: Path, tmp_path: Path) -> None:
     content = saved.read_bytes()
     for end in range(0, len(content) - 1, len(content) // 40):
         (tmp_path / "cut").write_bytes(content[:end])
-        with pytest.raises(UserError, match="is no whole safetensors file"):
+        with pytest.raises(UserError, match="is no whole safetensors file" if end else "is empty"):
             saved_reference._read(tmp_path / "cut")
 
 

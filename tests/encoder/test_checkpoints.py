@@ -359,6 +359,17 @@ def test_a_shard_and_a_preprocessing_can_be_pointers_too(tmp_path: Path, tiny_vi
     assert f"preprocessor_config.json {LFS}" in refusal(preprocessed)
 
 
+@pytest.mark.parametrize(("content", "told"), STAND_INS.values(), ids=STAND_INS)
+def test_a_saved_reference_can_be_one_too(content: bytes, told: str, tmp_path: Path) -> None:
+    """A published reference lies in git-lfs as weights do."""
+    from common.accuracy import saved_reference
+
+    (tmp_path / "reference.safetensors").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        saved_reference._read(tmp_path / "reference.safetensors")
+    assert str(caught.value).startswith(f"{tmp_path / 'reference.safetensors'} {told}")
+
+
 def test_weights_under_the_name_of_the_other_format_are_told(tmp_path: Path, tiny_timm: Path) -> None:
     content = (tiny_timm / WHOLE).read_bytes()
     assert "rename it to end in .safetensors" in refusal(place(content, BIN, tiny_timm, tmp_path / "a"))

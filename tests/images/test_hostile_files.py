@@ -98,14 +98,20 @@ def cut(path: Path) -> None:
     path.write_bytes(photo(path).read_bytes()[:-60])
 
 
+def pointer(path: Path) -> None:
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 405\n")
+
+
 # ------------------------------------------------------------------------------------------------------- images
 # What an image is, its name, how it is made, and what is said of it; None where it is taken.
 UNDECODABLE = "can't be decoded as an image: "
 IMAGES: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
     "truncated JPEG": ("a.jpg", cut, "a.jpg can't be decoded as an image: image file is truncated"),
     "truncated PNG": ("a.png", cut, "a.png can't be decoded as an image: "),
-    "zero bytes": ("a.jpg", Path.touch, "a.jpg can't be decoded as an image: cannot identify image file"),
-    "text": ("a.jpg", lambda path: path.write_text("no image"), "a.jpg can't be decoded as an image: cannot identify"),
+    "zero bytes": ("a.jpg", Path.touch, "a.jpg can't be decoded as an image: it is empty: "),
+    "text": ("a.jpg", lambda path: path.write_text("no image"), UNDECODABLE + "it is a text (no image), not"),
+    "git-lfs pointer": ("a.jpg", pointer, UNDECODABLE + "it is a git-lfs pointer, not the file itself: run `git lfs"),
+    "HTML": ("a.png", lambda path: path.write_text("<html>404</html>"), UNDECODABLE + "it is a page of HTML"),
     "wrong extension": ("a.jpg", lambda path: photo(path, format="PNG"), None),
     "decompression bomb": ("a.png", lambda path: path.write_bytes(png_of_size(60_000, 60_000)),
                            UNDECODABLE + "Image size (3600000000 pixels) exceeds limit of 178956970 pixels"),
