@@ -40,7 +40,7 @@ from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
-from common.log.events import Product, Windows
+from common.log.events import Limit, Product, Windows
 
 Random = random.Random
 Record = dict[str, Any]
@@ -291,7 +291,14 @@ def _same_limit(record: Record, good: Record) -> bool:
         return False
     if not all(len(each.shape) == 3 and _takes_time(each.windows) for each in products):
         return False
-    return math.isclose(formulas.gemm_tflops(products), good["gemm_tflops"], rel_tol=CLOSE)
+    try:
+        spread = formulas.spread_of([schema.decode(Limit, {key: record[key] for key in schema.keys(Limit)})])
+    except (schema.MisfitError, KeyError, ValueError, ArithmeticError):
+        return False
+    rate = formulas.gemm_tflops(products)
+    return math.isclose(rate, good["gemm_tflops"], rel_tol=CLOSE) and math.isclose(
+        spread, good["spread"], rel_tol=CLOSE, abs_tol=CLOSE
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- the mutants

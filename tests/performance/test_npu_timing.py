@@ -15,14 +15,20 @@ pytestmark = needs_simulated_npu
 
 MEMORY_MB = 13  # holds the ViT and a batch of 8, but none of 16
 KERNEL_MS, SYNC_MS = 3.0, 6.0
+LONG_KERNEL_MS = 15.0
 
 
 def time_slow_kernels(
-    forks: Forks, folder: Path, script: Path | str = PERF[0], kernel_ms: float = KERNEL_MS, sync_ms: float = 0.0
+    forks: Forks,
+    folder: Path,
+    script: Path | str = PERF[0],
+    *options: object,
+    kernel_ms: float = KERNEL_MS,
+    sync_ms: float = 0.0,
 ) -> Records:
     """The records of a perf run at batch size 1 on a device whose kernels and synchronisations take this long."""
     slow = {"SIMULATED_NPU_KERNEL_US": int(kernel_ms * 1000), "SIMULATED_NPU_SYNC_US": int(sync_ms * 1000)}
-    arguments = (*PERF[1:], *VIT, "--batch-sizes", 1, "--no-cpu-baseline")
+    arguments = (*PERF[1:], *VIT, "--batch-sizes", 1, "--no-cpu-baseline", "--max-seconds", 0.2, *options)
     run = forks.run(script, *arguments, cwd=folder, SIMULATED_NPU_REPORT=folder / "report", **slow)
     assert run.code == 0, run.stderr
     return read_records(folder / "logs" / "benchmark.log")
@@ -58,30 +64,30 @@ def test_the_three_passes_hold_the_time_of_their_kernels(forks: Forks, tmp_path:
 
 
 def test_queued_calls_take_less_than_the_sum_of_their_latencies(forks: Forks, tmp_path: Path) -> None:
-    arguments = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 10, "--max-seconds", 1, "--warmup", 1)
-    slow = {"SIMULATED_NPU_KERNEL_US": 100, "SIMULATED_NPU_SYNC_US": 10_000}
+    """Five calls share the cost of a synchronisation, which is most of the time of a call alone."""
+    arguments = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 25, "--max-seconds", 600, "--warmup", 1)
+    slow = {"SIMULATED_NPU_KERNEL_US": 0, "SIMULATED_NPU_SYNC_US": 30_000}
     assert forks.run(PERF[0], *ON_NPU, *VIT, *arguments, cwd=tmp_path, **slow).code == 0
     row = find(read_records(tmp_path / "logs" / "benchmark.log"), "perf", batch_size=1)
     window = find(read_records(tmp_path / "logs" / "benchmark.log"), "latencies", **{"pass": "throughput"})
-    assert window["calls"] > 1
-    assert min(window["samples_ms"]) < window["calls"] * row["avg_latency_ms"]
+    assert window["calls"] == 5
+    assert min(window["samples_ms"]) < window["calls"] * row["min_latency_ms"]
     assert row["throughput_ips"] > 1000 / row["avg_latency_ms"]
 
 
-def test_a_timer_that_does_not_finish_measures_less_than_its_kernels(forks: Forks, tmp_path: Path) -> None:
-    script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
-    row = find(time_slow_kernels(forks, tmp_path, script), "perf", batch_size=1)
-    assert row["min_latency_ms"] < kernels_of_a_forward(tmp_path) * KERNEL_MS
-
-
 def test_a_lost_synchronisation_is_more_than_the_device_can(forks: Forks, tmp_path: Path) -> None:
-    """The rule of 105 %: the run is flagged, and the checker fails it."""
+    """A timer that does not finish measures less than its kernels take. The rule of 105 %: the run is flagged, and the
+    checker fails it. Kernels are long, so that launching them takes a fraction of that on a busy machine too.
+    """
     script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
-    records = time_slow_kernels(forks, tmp_path, script, kernel_ms=6.0)
-    assert find(records, "perf", batch_size=1)["percent_of_limit"] > 1.05
+    records = time_slow_kernels(forks, tmp_path, script, "--iterations", 1, kernel_ms=LONG_KERNEL_MS)
+    row = find(records, "perf", batch_size=1)
+    assert row["min_latency_ms"] < kernels_of_a_forward(tmp_path) * LONG_KERNEL_MS
+    assert row["percent_of_limit"] > 1.05
     assert "more than the device can" in (tmp_path / "logs" / "benchmark.log").read_text()
     check = forks.run(*CHECK, "logs/benchmark.log", cwd=tmp_path)
-    assert any("percent_of_limit" in row and row.endswith("FAIL") for row in check.stdout.splitlines())
+    rows = check.stdout.splitlines()
+    assert any("fastest_of_limit" in row and row.endswith("FAIL") for row in rows), check.stdout
 
 
 def test_reading_an_element_stands_in_for_a_lost_synchronisation(forks: Forks, tmp_path: Path) -> None:
