@@ -118,7 +118,7 @@ def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:
         log.line(f"nonfinite: {nonfinite}")
     if gate.expected_relative_l2 is not None:
         log.line(f"expected_relative_l2: {percent(gate.expected_relative_l2)} (rounding to {gate.dtype}, emulated)")
-    log.line(f"threshold: {round(gate.allowed * 100, 9)}%")
+    log.line(f"threshold: {float(f'{gate.allowed * 100:.5g}')}%")
     result = "PASS" if passed else "FAIL"
     log.line(f"result: {result}")
     log.record(
