@@ -247,7 +247,7 @@ def draw_causes(run: Run, figure: Figure) -> bool:
     asked = any(cause.confirmed is not None for cause in causes)
     axes = titled(figure, "How much of the error a cause explains")
     for at, cause in enumerate(causes):
-        color = GREEN if cause.best else GREY
+        color = GREEN if cause.best or asked else GREY
         kinds = [(cause.explained, color, "explained: emulated on the CPU")]
         if asked:
             kinds.append((cause.confirmed, BLUE, "confirmed: switched off on the device"))
