@@ -103,13 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             subject = sweep.prepare(running, encoder, decoded.samples, pixel_values, shapes)
             running.record(encoder, embedding, compiled=args.compile, cost=work.cost if work else None)
 
-            limits = printed.measure_limit(running, "before", work, max(batch_sizes), budget)
-            measurements = sweep.measure(subject, batch_sizes, budget, rank)
-            reached_ips = max(each.fastest_ips for each in measurements)
-            limits += printed.measure_limit(running, "after", work, max(batch_sizes), budget, reached_ips)
-            rows = printed.report_rows(log, measurements, work, limits)
+            meter = printed.meter_of(running, work, max(batch_sizes))
+            measurements = sweep.measure(subject, batch_sizes, budget, rank, meter)
+            limit = meter.limit if meter else None
+            if limit:
+                printed.report_limit(log, limit)
+            rows = printed.report_rows(log, measurements, work, limit, args.compile)
             printed.report_ranks(log, rank, measurements)
             printed.report_speedup(log, rows, baseline_ms, str(running.device))
+            if first:
+                log.line()
+                found = f"performance: {printed.summarize(rows)}"
+                log.line(launch.closing_line(args, "benchmark.log", found, "check_accuracy_run_perf.py"))
     return EXIT_OK
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: the tests run a worker a core
 
 ROOT = Path(__file__).parent.parent
-PERF_QUICK = ("--batch-sizes", "1", "2", "--iterations", "5", "--warmup", "1", "--max-seconds", "0.5")
+PERF_QUICK = ("--batch-sizes", "1", "2", "--iterations", "5", "--warmup", "1", "--max-seconds", "60")
 
 TINY_TIMM = {
     "architecture": "test_vit",

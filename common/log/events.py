@@ -436,7 +436,7 @@ class Startup(Event, scripts=[PERF]):
 
     load_ms: Annotated[float, "building the encoder and reading its weights"]
     place_ms: Annotated[float, "copying it to the device"]
-    first_call_ms: Annotated[float, "what a user waits for once"]
+    first_call_ms: Annotated[float, "the first of all, of one image, eager: what a user waits for once"]
 
 
 @declare
@@ -454,15 +454,21 @@ class Product:
     gflop: Annotated[float, "1e9 operations of this shape in an image"]
     shape: Annotated[list[int], "rows, inner, columns: `[rows, inner] x [inner, columns]`"]
     windows: Annotated[Windows, FLAT]
+    windows_a_round: Annotated[list[int] | None, OPTIONAL, "how many of the samples are of each round"] = None
 
 
 @declare
 class Limit(Event, scripts=[PERF]):
-    """run and phase, before the sweep and after it, where operations can be counted"""
+    """run, where operations can be counted (earlier logs: one before the sweep, one after it)"""
 
-    phase: Annotated[str, OneOf(("before", "after"))]
+    phase: Annotated[str, OneOf(("during", "before", "after")), "the sweep"]
     dtype: Dtype
     gemm_tflops: Annotated[float, "1e12 operations a second over the shapes, each at its best window"]
+    spread: Annotated[
+        float | None,
+        OPTIONAL,
+        "`1 - slowest / fastest` of the rounds, each by its own windows; above 0.2 it is unsteady",
+    ] = None
     shapes: Annotated[list[Product], "the encoder's main matrix products"]
 
 
@@ -496,8 +502,8 @@ class LimitFigures:
     """The throughput pass beside the limit; None without one."""
 
     achieved_tflops: Annotated[float | None, "of the throughput pass; null without a limit"]
-    limit_tflops: Annotated[float | None, "the larger of the two that were measured"]
-    percent_of_limit: Annotated[float | None, "a fraction"]
+    limit_tflops: Annotated[float | None, "`gemm_tflops`; of one before and one after the sweep the larger"]
+    percent_of_limit: Annotated[float | None, "a fraction: of the throughput pass"]
 
 
 @declare
@@ -516,7 +522,7 @@ class Timed:
 
     device: Annotated[str, "of the outputs"]
     dtype: Annotated[Dtype, "of the outputs"]
-    first_call_ms: Annotated[float, "at this batch size"]
+    first_call_ms: Annotated[float, "at this batch size, as it is timed: with `--compile` its compilation"]
     warmup_calls: Annotated[int, "untimed calls"]
     warmup_stable: Annotated[bool, "its last two windows agreed within 5 %"]
     figures: Annotated[Figures, FLAT]

@@ -57,6 +57,7 @@ FORMS: dict[str, Callable[[float], str]] = {
     "relative_l2": percent,
     "threshold": bound,
     "percent_of_limit": "{:.1%}".format,
+    "spread": "{:.1%}".format,
     "scaling_efficiency": "{:.1%}".format,
     "explained": share,
     "confirmed": share,

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 from common.log.events import (
     Figures,
     LatencyFigures,
+    Limit,
     LimitFigures,
     Metrics,
     Probe,
@@ -64,6 +67,7 @@ CONFIDENCE = 0.95
 FEWEST_SAMPLES = 5  # below it not even the median is bounded
 STABLE_SPREAD = 0.1
 MOST_OF_LIMIT = 1.05  # above it a figure is not synchronised, or not computed
+STEADY_LIMIT = 0.2  # how far the measurements of a limit may lie apart; beyond, nothing is impossible because of it
 
 
 def values_of(metrics: Metrics) -> dict[str, float | None]:
@@ -202,6 +206,14 @@ def fastest_ips(batch_size: int, figures: Figures) -> float:
     return max(figures.throughput_ips, figures.end_to_end_ips, latency_ips)
 
 
+def fastest_of_limit(fastest: float, gflop_per_image: float, limit_tflops: float) -> float:
+    """How near the fastest of the three passes, in images a second, is to the limit: what must be possible.
+
+    `percent_of_limit` is that of the throughput pass.
+    """
+    return fastest * gflop_per_image / 1000 / limit_tflops
+
+
 def scaling(batch_size: int, shares: Sequence[Share], alone: Windows) -> Scaling:
     """The throughput of ranks that ran at the same time, and their total as a fraction of so many ranks alone.
 
@@ -231,6 +243,31 @@ def gemm_tflops(products: Sequence[Product]) -> float:
 def _best_tflops(product: Product) -> float:
     rows, inner, columns = product.shape
     return 2 * rows * inner * columns * product.windows.calls / (min(product.windows.samples_ms) * 1e9)
+
+
+def spread_of(limits: Sequence[Limit]) -> float:
+    """How far the measurements of a limit lie apart, as a fraction of the fastest: those of the rounds, or the two
+    before and after the sweep. 1 where it was measured once: nothing shows that it is steady.
+    """
+    rates = [rate for limit in limits for rate in _rates_of(limit)]
+    return 1 - min(rates) / max(rates) if len(rates) > 1 else 1.0
+
+
+def _rates_of(limit: Limit) -> list[float]:
+    """The limit in each round alone in which every product was timed; one figure of a limit without rounds."""
+    by_round = [windows_by_round(product) for product in limit.shapes]
+    whole = [each for each in zip(*by_round, strict=True) if all(windows.samples_ms for windows in each)]
+    return [
+        gemm_tflops([replace(product, windows=windows) for product, windows in zip(limit.shapes, each, strict=True)])
+        for each in whole
+    ]
+
+
+def windows_by_round(product: Product) -> list[Windows]:
+    """The windows of each round; all of them as one where there are no rounds."""
+    calls, samples_ms = product.windows.calls, iter(product.windows.samples_ms)
+    counts = [len(product.windows.samples_ms)] if product.windows_a_round is None else product.windows_a_round
+    return [Windows(calls=calls, samples_ms=list(islice(samples_ms, count))) for count in counts]
 
 
 def beside_the_limit(images_a_second: float, gflop_per_image: float, limits_tflops: Sequence[float]) -> LimitFigures:
@@ -275,6 +312,7 @@ def probe_contradictions(probe: Probe, operators: Iterable[str], dtype: str) -> 
     for operator in operators:
         key = operator if operator in gelus else f"{operator}_mantissa_bits"
         found = getattr(probe, key)
-        if found != gelus[operator] if operator in gelus else found < LEAST_BITS[dtype]:
+        right = found == gelus[operator] if operator in gelus else LEAST_BITS[dtype] <= found <= MANTISSA_BITS[dtype]
+        if not right:
             faults.append(f"{key} is {found}, not {gelus.get(operator, MANTISSA_BITS[dtype])}")
     return faults

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, conv_flop, mm_flop
 
 from common.device import devices
-from common.log.events import Cost, Product, Windows
+from common.log import formulas
+from common.log.events import Cost, Limit, Product, Windows
+from common.performance.timing import ROUNDS, Budget
 
 aten = torch.ops.aten
 # The operators of a forward pass that multiply and add, by the name of the record.
@@ -27,9 +30,10 @@ OPERATORS = {
 COVERAGE = 0.9  # of the encoder's matrix products, by operations: the shapes that are measured
 MOST_SHAPES = 6
 MOST_ROWS = 4096  # more rows run no faster, and take memory
-WINDOWS = 15  # short ones: the best of them escapes what else the machine does
-FEWEST_WINDOWS = 5  # whatever they take
+WINDOWS = 6  # of a round: short ones, the best of them escapes what else the machine does
+FEWEST_WINDOWS = 3  # of a round, whatever they take
 WINDOW_MS = 10.0
+SHARE = 0.4  # of the seconds of a pass: for all windows of all rounds
 
 Shape = tuple[int, int, int]  # rows, inner, columns: [rows, inner] x [inner, columns]
 
@@ -107,47 +111,101 @@ def _convolution_shape(x: Tensor, weight: Tensor, *arguments: Any) -> Shape | No
     return out.numel() // out.shape[1], weight[0].numel(), out.shape[1]
 
 
-def measure(work: Work, batch_size: int, device: torch.device, dtype: torch.dtype, max_seconds: float) -> list[Product]:
-    """Time the encoder's main matrix products at a batch size, each alone in windows of calls queued back to back.
+@dataclass
+class TimedProduct:
+    """One of the encoder's matrix products on a device, and the times of its windows in each round.
 
-    All shapes together keep to `max_seconds`, but each has five windows. Where memory holds fewer rows only, there are
-    fewer.
+    `rows`, `inner`, `columns` are its sizes; where memory holds fewer rows only, there are fewer.
     """
-    chosen = work.main_shapes()
-    products = []
-    for shape in chosen:
-        rows, windows = _time_product(shape, batch_size, device, dtype, max_seconds / len(chosen))
-        products.append(Product(gflop=work.shapes[shape] / 1e9, shape=[rows, *shape[1:]], windows=windows))
-    return products
+
+    gflop: float
+    rows: int
+    inner: int
+    columns: int
+    device: torch.device
+    dtype: torch.dtype
+    calls: int = 0  # of a window; 0 before the first
+    by_round: list[list[float]] = field(default_factory=lambda: [[] for _ in range(ROUNDS)])
+
+    @cached_property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """On the host: on the device they would take the memory of what is timed."""
+        left, right = torch.randn(self.rows, self.inner), torch.randn(self.columns, self.inner)
+        return left.to(self.dtype), right.to(self.dtype)
+
+    def measure(self, round_index: int, fewest: int, most: int, max_seconds: float) -> None:
+        """Add windows to a round: `fewest` whatever they take, then up to `most` within the seconds."""
+        while True:
+            try:
+                return self._add_windows(self.by_round[round_index], fewest, most, max_seconds)
+            except RuntimeError as error:
+                if self.rows == 1 or not devices.is_out_of_memory(error):
+                    raise
+            self.rows //= 2
+            self.calls = 0
+            for samples_ms in self.by_round:  # those of more rows
+                samples_ms.clear()
+            devices.empty_cache(self.device)
+
+    def _add_windows(self, samples_ms: list[float], fewest: int, most: int, max_seconds: float) -> None:
+        end = time.perf_counter() + max_seconds
+        left, right = self.factors
+        multiply = partial(F.linear, left[: self.rows].to(self.device), right.to(self.device))
+        if not self.calls:  # the first allocates and chooses a kernel
+            fastest_ms = min(_time_calls(multiply, self.device, 1) for _ in range(3))
+            self.calls = max(1, round(WINDOW_MS / fastest_ms))
+        added = 0
+        while added < fewest or (added < most and time.perf_counter() < end):
+            samples_ms.append(_time_calls(multiply, self.device, self.calls))
+            added += 1
+
+    @property
+    def product(self) -> Product:
+        samples_ms = [sample for each in self.by_round for sample in each]
+        return Product(
+            gflop=self.gflop,
+            shape=[self.rows, self.inner, self.columns],
+            windows=Windows(calls=self.calls, samples_ms=samples_ms),
+            windows_a_round=list(map(len, self.by_round)),
+        )
 
 
-def _time_product(
-    shape: Shape, batch_size: int, device: torch.device, dtype: torch.dtype, max_seconds: float
-) -> tuple[int, Windows]:
-    """How many rows memory held, and the windows of their product."""
-    rows, inner, columns = shape
-    rows = min(rows * batch_size, MOST_ROWS)
-    while True:
-        try:
-            left = torch.randn(rows, inner).to(device, dtype)
-            right = torch.randn(columns, inner).to(device, dtype)
-            return rows, _time_windows(partial(F.linear, left, right), device, max_seconds)
-        except RuntimeError as error:
-            if rows == 1 or not devices.is_out_of_memory(error):
-                raise
-        rows //= 2
-        devices.empty_cache(device)
+class Meter:
+    """The encoder's main matrix products at a batch size, timed in every round of the sweep, beside its passes.
 
+    So the limit and what it bounds see the same machine, however busy that is.
+    """
 
-def _time_windows(multiply: Callable[[], Tensor], device: torch.device, max_seconds: float) -> Windows:
-    """Windows of as many calls."""
-    end = time.perf_counter() + max_seconds
-    fastest_ms = min(_time_calls(multiply, device, 1) for _ in range(3))  # the first allocates and chooses a kernel
-    calls = max(1, round(WINDOW_MS / fastest_ms))
-    samples_ms: list[float] = []
-    while len(samples_ms) < FEWEST_WINDOWS or (len(samples_ms) < WINDOWS and time.perf_counter() < end):
-        samples_ms.append(_time_calls(multiply, device, calls))
-    return Windows(calls=calls, samples_ms=samples_ms)
+    def __init__(self, work: Work, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.products = [
+            TimedProduct(work.shapes[shape] / 1e9, min(rows * batch_size, MOST_ROWS), inner, columns, device, dtype)
+            for shape in work.main_shapes()
+            for rows, inner, columns in [shape]
+        ]
+
+    def measure(self, round_index: int, visits: int, budget: Budget) -> None:
+        """Time each product in one of so many visits of a round: each alone, in windows of calls queued back to back.
+
+        All visits of all rounds keep to a share of a pass's seconds, but each round has its fewest windows.
+        """
+        fewest, most = (math.ceil(windows / visits) for windows in (FEWEST_WINDOWS, WINDOWS))
+        seconds = SHARE * budget.seconds_a_round / visits / max(1, len(self.products))
+        with devices.failures_of(self.device, "at the limit's matrix products"):
+            for product in self.products:
+                product.measure(round_index, fewest, most, seconds)
+
+    @property
+    def limit(self) -> Limit:
+        """What was measured, in 1e12 operations a second."""
+        shapes = [each.product for each in self.products]
+        found = Limit(
+            phase="during",
+            dtype=devices.dtype_name(self.dtype),
+            gemm_tflops=formulas.gemm_tflops(shapes),
+            shapes=shapes,
+        )
+        return replace(found, spread=formulas.spread_of([found]))
 
 
 def _time_calls(multiply: Callable[[], Tensor], device: torch.device, calls: int) -> float:

@@ -8,20 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from common.device import devices
 from common.device.ranks import Rank
 from common.errors import first_line
 from common.log import formulas
-from common.log.events import Latencies, LatencyFigures, Limit, Perf, Product, Ranks, Speedup, Startup
+from common.log.events import Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
 from common.log.figures import percent
 from common.log.writer import RunLog
 from common.performance import limit
-from common.performance.limit import Work
+from common.performance.limit import Meter, Work
 from common.performance.sweep import Measurement
-from common.performance.timing import Budget
 from common.session import Session
 
-LIMIT_ATTEMPTS = 3  # before a throughput is called impossible
+HELP = "a quiet machine, or more --max-seconds,"
 WIDTH = 10  # of the table's columns
 
 
@@ -34,75 +32,96 @@ def count_work(log: RunLog, module: nn.Module, input_size: Sequence[int]) -> Wor
         return None
 
 
-def measure_limit(
-    running: Session, phase: str, work: Work | None, batch_size: int, budget: Budget, reached_ips: float = 0.0
-) -> list[float]:
-    """Measure, print and record the limit in 1e12 operations a second; nothing without `work`.
+def meter_of(running: Session, work: Work | None, batch_size: int) -> Meter | None:
+    """What measures the limit at a batch size; None without operations, or without a matrix product among them."""
+    if work is None or not work.main_shapes():
+        return None
+    return Meter(work, batch_size, running.device, running.dtype)
 
-    Before a throughput is called impossible, `reached_ips`, the limit is measured anew: the machine may have been busy.
-    """
-    if work is None:
-        return []
-    products: list[Product] = []
-    tflops = 0.0
-    for _ in range(LIMIT_ATTEMPTS):
-        with devices.failures_of(running.device, "at the limit's matrix products"):
-            measured = limit.measure(work, batch_size, running.device, running.dtype, budget.seconds_a_round)
-        if formulas.gemm_tflops(measured) > tflops:
-            products, tflops = measured, formulas.gemm_tflops(measured)
-        if reached_ips * work.gflop / 1000 <= formulas.MOST_OF_LIMIT * tflops:
-            break
-    dtype = devices.dtype_name(running.dtype)
-    running.log.line(
-        f"limit {phase} the sweep: {tflops:.3f} TFLOP/s in matrix products of the encoder's shapes ({dtype})"
+
+def report_limit(log: RunLog, found: Limit) -> None:
+    log.line(
+        f"limit {found.phase} the sweep: {found.gemm_tflops:.3f} TFLOP/s in matrix products of the encoder's shapes "
+        f"({found.dtype}), spread {found.spread:.1%} over the rounds"
     )
-    running.log.record(Limit(phase=phase, dtype=dtype, gemm_tflops=tflops, shapes=products))
-    return [tflops]
+    if not is_steady(found):
+        log.line(f"warning: the limit is unsteady, what is beside it says little: {HELP} helps")
+    log.record(found)
+
+
+def is_steady(found: Limit) -> bool:
+    return found.spread is not None and found.spread <= formulas.STEADY_LIMIT
 
 
 def report_startup(log: RunLog, startup: Startup) -> None:
     """What a user waits for once: it is in none of the figures below."""
     load, place, first_call = (ms / 1000 for ms in (startup.load_ms, startup.place_ms, startup.first_call_ms))
-    log.line(f"load: {load:.2f} s, to the device: {place:.2f} s, first call: {first_call:.2f} s")
+    log.line(f"load: {load:.2f} s, to the device: {place:.2f} s, first eager call: {first_call:.2f} s")
     log.record(startup)
 
 
 def report_rows(
-    log: RunLog, measurements: Sequence[Measurement], work: Work | None, limits: Sequence[float]
+    log: RunLog, measurements: Sequence[Measurement], work: Work | None, limit: Limit | None, compiled: bool
 ) -> list[Perf]:
     """Print and record every batch size beside the limit, then all of them as a table."""
+    limits = [] if limit is None else [limit.gemm_tflops]
     rows = [measurement.event(work, limits) for measurement in measurements]
     for measurement, row in zip(measurements, rows, strict=True):
         if row.timed:
             for each in measurement.passes:
                 log.record(Latencies(batch_size=row.batch_size, pass_=each.name, windows=each.windows))
         log.record(row)
-        report_row(log, row)
+        report_row(log, row, compiled)
+        if work is not None and limit is not None:
+            warn_of_the_impossible(log, measurement, work, limit)
     report_table(log, rows)
     return rows
 
 
-def report_row(log: RunLog, row: Perf) -> None:
+def summarize(rows: Sequence[Perf]) -> str:
+    """The best throughput and the latency of one image, in a few words."""
+    timed = [(row.batch_size, row.timed.figures) for row in rows if row.timed]
+    if not timed:
+        return "no batch size could be timed"
+    size, best = max(timed, key=lambda pair: pair[1].throughput_ips)
+    alone = [f", {found.latency.avg_latency_ms:.3f} ms at batch size 1" for size, found in timed if size == 1]
+    return "".join([f"{best.throughput_ips:.2f} images/s at batch size {size}", *alone])
+
+
+def report_row(log: RunLog, row: Perf, compiled: bool) -> None:
     log.line()
     log.line(f"batch_size: {row.batch_size}")
+    batch = f"batch {row.batch_size}"
     if row.timed is None:
-        log.line(f"status: {row.status} ({row.reason})")
+        log.line(f"{batch} status: {row.status} ({row.reason})")
         return
     figures = row.timed.figures
-    log.line(f"first_call_ms: {row.timed.first_call_ms:.3f}")
-    log.line(f"samples: {figures.latency.n}")
+    compiled_too = " (with its compilation)" if compiled else ""
+    log.line(f"{batch} first_call_ms: {row.timed.first_call_ms:.3f}{compiled_too}")
+    log.line(f"{batch} samples: {figures.latency.n}")
     for key in formulas.LATENCY_KEYS:
-        log.line(f"{key}: {format_ms(key, figures.latency)}")
-    log.line(f"stable: {'yes' if figures.latency.stable else 'no'}")
-    log.line(f"throughput_ips: {figures.throughput_ips:.2f}")
-    log.line(f"end_to_end_ips: {figures.end_to_end_ips:.2f}")
+        log.line(f"{batch} {key}: {format_ms(key, figures.latency)}")
+    log.line(f"{batch} stable: {'yes' if figures.latency.stable else 'no'}")
+    log.line(f"{batch} throughput_ips: {figures.throughput_ips:.2f}")
+    log.line(f"{batch} end_to_end_ips: {figures.end_to_end_ips:.2f}")
     share = figures.limit.percent_of_limit
     if share is not None:
-        log.line(f"achieved_tflops: {figures.limit.achieved_tflops:.3f}")
-        log.line(f"percent_of_limit: {share:.1%}")
-        if share > formulas.MOST_OF_LIMIT:
-            log.line("warning: this is more than the device can: the time is not synchronised, or nothing was computed")
-    log.line(f"output_relative_l2: {percent(row.timed.output_relative_l2)}")
+        log.line(f"{batch} achieved_tflops: {figures.limit.achieved_tflops:.3f}")
+        log.line(f"{batch} percent_of_limit: {share:.1%}")
+    log.line(f"{batch} output_relative_l2: {percent(row.timed.output_relative_l2)}")
+
+
+def warn_of_the_impossible(log: RunLog, measurement: Measurement, work: Work, limit: Limit) -> None:
+    """Where the fastest of the three passes is beyond the limit."""
+    share = formulas.fastest_of_limit(measurement.fastest_ips, work.gflop, limit.gemm_tflops)
+    if share <= formulas.MOST_OF_LIMIT:
+        return
+    batch = f"batch {measurement.batch_size}"
+    log.line(f"{batch} fastest_of_limit: {share:.1%}")
+    if is_steady(limit):
+        log.line(f"warning: {batch} is faster than the device can be: not synchronised, or nothing was computed")
+    else:
+        log.line(f"warning: {batch} is above an unsteady limit, which proves nothing: {HELP} helps")
 
 
 def format_ms(key: str, latency: LatencyFigures) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from common.images.decoding import Sample
 from common.log import formulas
 from common.log.events import Figures, Perf, Share, Timed
 from common.performance import timing
-from common.performance.limit import Work
+from common.performance.limit import Meter, Work
 from common.performance.timing import Budget, Pass, Stopwatch, Warmup
 from common.session import Session
 
@@ -86,13 +86,20 @@ class Measurement:
         return cls(subject, batch_size, subject.passes(batch_size))
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Take a step; a failure of the device ends this batch size, and the sweep goes on."""
+        """Take a step. Where memory does not suffice this batch size ends, and the sweep goes on.
+
+        So it does for an operator that does not take this size; but what the driver reports ends the run: from then on
+        a device may compute nothing, and the other batch sizes would be timed so.
+        """
         if self.status != "ok":
             return
         try:
             step(*arguments)
         except RuntimeError as error:
-            self.status = "oom" if devices.is_out_of_memory(error) else "error"
+            is_memory = devices.is_out_of_memory(error)
+            if not is_memory and devices.is_told_by_a_driver(error, self.subject.pixel_values.device):
+                raise
+            self.status = "oom" if is_memory else "error"
             self.reason = first_line(error)
         if self.status != "ok":
             devices.empty_cache(self.subject.pixel_values.device)
@@ -213,30 +220,35 @@ def prepare(
     return Subject(module, encoder.preprocess, samples, pixel_values, expected)
 
 
-def measure(subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank) -> list[Measurement]:
+def measure(
+    subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank, meter: Meter | None = None
+) -> list[Measurement]:
     """Measure each batch size: first the warm-ups, then all sizes in each round, so that a drift hits all alike.
 
-    Several ranks do each step at the same time; the first also measures alone, to know what sharing costs.
+    The limit is measured by `meter` after each size of each round. Several ranks do each step at the same time, but
+    only one of them has a meter; the first also measures alone, to know what sharing costs.
     """
     measurements = [Measurement.of(subject, batch_size) for batch_size in batch_sizes]
-    steps: list[tuple[Measurement, Callable[..., None], tuple[Any, ...]]] = [
-        *((each, each.warm_up, (budget,)) for each in measurements),
-        *(
-            (each, each.measure, (timed, budget, round_index))
-            for round_index in range(timing.ROUNDS)
-            for each in measurements
-            for timed in each.passes
-        ),
-    ]
-    for measurement, step, arguments in tqdm(steps, "timing", unit="step", disable=None):
+    steps: list[Callable[[], None]] = [partial(each.attempt, each.warm_up, budget) for each in measurements]
+    for round_index in range(timing.ROUNDS):
+        for each in measurements:
+            steps += [partial(each.attempt, each.measure, timed, budget, round_index) for timed in each.passes]
+            steps.append(partial(_measure_limit, meter, round_index, len(measurements), budget))
+    for step in tqdm(steps, "timing", unit="step", disable=None):
         rank.gather(None)
-        measurement.attempt(step, *arguments)
+        step()
     if rank.count > 1:
         if rank.index == 0:
             for measurement in measurements:
                 measurement.attempt(measurement.measure_alone, budget)
         rank.gather(None)
     return measurements
+
+
+def _measure_limit(meter: Meter | None, round_index: int, visits: int, budget: Budget) -> None:
+    """A step of every rank, so that all of them take as many."""
+    if meter is not None:
+        meter.measure(round_index, visits, budget)
 
 
 def time_alone(module: nn.Module, pixel_values: Tensor, budget: Budget) -> list[float]:

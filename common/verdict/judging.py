@@ -13,7 +13,7 @@ from common.log.reader import Run, UnjudgeableError, UnreadableRecordError, line
 from common.verdict.accuracy import check_references
 from common.verdict.evidence import KIND, Bounds, Check, Group, Judgement, Verdict, guarded
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
-from common.verdict.remarks import remarks_on
+from common.verdict.remarks import doubts_of_baseline, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
 
 
@@ -63,7 +63,8 @@ def judge(runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds) -> Judgem
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
         found = [*check_group(group, bounds), *check_baseline(group, earlier, bounds)]
-        judged.append(replace(group, checks=[replace(check, name=prefix + check.name) for check in found]))
+        checked = [replace(check, name=prefix + check.name) for check in found]
+        judged.append(replace(group, checks=checked, remarks=[*doubts_of_baseline(checked), *group.remarks]))
         checks += judged[-1].checks
     return Judgement(checks, judged, runs)
 

@@ -67,6 +67,8 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
             timed, computed = timed_of(row), compute_figures(run, row.batch_size, limits)
             figures[row.batch_size] = computed
             yield check_summary(name, timed.figures, computed)
+            if computed.latency.n < formulas.FEWEST_SAMPLES:
+                yield check_samples(name, computed.latency.n)
             yield from check_timed_output(name, timed, run)
             yield check_possible(name, formulas.fastest_ips(row.batch_size, computed), limits)
 
@@ -112,6 +114,12 @@ def check_summary(name: str, stated: Figures, computed: Figures) -> Check:
     return Check(f"{name} summary", value, "equal", passed(not wrong))
 
 
+def check_samples(name: str, timed: int) -> Check:
+    """Of fewer calls not even the median is bounded: nothing is proved."""
+    bound = f">= {formulas.FEWEST_SAMPLES}: more --iterations or --max-seconds"
+    return Check(f"{name} timed calls", str(timed), bound, Verdict.CANNOT_JUDGE)
+
+
 def windows_of(run: Run, batch_size: int, name: str) -> Windows:
     """The raw samples of one pass."""
     found = [each for each in run.all(Latencies) if (each.batch_size, each.pass_) == (batch_size, name)]
@@ -130,10 +138,17 @@ def require_times(windows: Windows, event: str) -> Windows:
 # --------------------------------------------------------------------------------------------- the physical limit
 @dataclass(frozen=True)
 class Limits:
-    """What an image costs, and what the device can do before the sweep and after it in 1e12 operations a second."""
+    """What an image costs, and what the device can do in 1e12 operations a second: one figure of what was measured
+    during the sweep; in earlier logs one before it and one after it. `spread` is how far the measurements lie apart.
+    """
 
     cost: Cost
     tflops: list[float]
+    spread: float
+
+    @property
+    def is_steady(self) -> bool:
+        return self.spread <= formulas.STEADY_LIMIT
 
     @property
     def is_convolutional(self) -> bool:
@@ -148,11 +163,12 @@ def measured_limits(run: Run) -> Limits:
         raise UnjudgeableError("model record: no gflop_per_image by operator")
     if not cost.gflop_by_operator.keys() <= set(OPERATORS):
         raise UnjudgeableError("model record: gflop_by_operator names an operator that is not counted")
-    if [limit.phase for limit in limits] != ["before", "after"]:
-        raise UnjudgeableError(f"{len(limits)} limit records, not one before and one after")
+    if [limit.phase for limit in limits] not in (["during"], ["before", "after"]):
+        raise UnjudgeableError(f"{len(limits)} limit records, not one during the sweep, or one before and one after")
     for limit in limits:
         require_products(limit)
-    return Limits(cost, [formulas.gemm_tflops(limit.shapes) for limit in limits])
+        require_rounds(limit)
+    return Limits(cost, [formulas.gemm_tflops(limit.shapes) for limit in limits], formulas.spread_of(limits))
 
 
 def require_products(limit: Limit) -> None:
@@ -165,20 +181,38 @@ def require_products(limit: Limit) -> None:
         raise UnjudgeableError("limit record: no shapes")
 
 
+def require_rounds(limit: Limit) -> None:
+    """Raises UnjudgeableError where it is not known which windows of a limit during the sweep are of which round."""
+    rounds = [product.windows_a_round for product in limit.shapes]
+    if limit.phase != "during":
+        if limit.spread is not None or any(counts is not None for counts in rounds):
+            raise UnjudgeableError(f"limit record: rounds {limit.phase} the sweep")
+        return
+    if limit.spread is None:
+        raise UnjudgeableError("limit record: no spread")
+    for product, counts in zip(limit.shapes, rounds, strict=True):
+        if counts is None or min(counts, default=-1) < 0 or sum(counts) != len(product.windows.samples_ms):
+            raise UnjudgeableError("limit record: windows_a_round are not those of the samples")
+    if len({len(counts or ()) for counts in rounds}) > 1:
+        raise UnjudgeableError("limit record: shapes of different rounds")
+
+
 def check_limits(run: Run, limits: Limits) -> Check:
     """The limit is that of its raw samples, in the run's dtype; the count of operations agrees with itself."""
     gflop, by_operator = limits.cost.gflop_per_image, limits.cost.gflop_by_operator.values()
-    before, after = (sorted(product.gflop for product in limit.shapes) for limit in run.all(Limit))
+    each = [sorted(product.gflop for product in limit.shapes) for limit in run.all(Limit)]
     faults = []
-    if before != after:
+    if each[0] != each[-1]:
         faults.append("other shapes before than after")
     if not equal(gflop, math.fsum(by_operator)) or min(by_operator) < 0 or gflop <= 0:
         faults.append("gflop_per_image contradicts its parts")
-    if max(math.fsum(before), math.fsum(after)) > gflop * (1 + RELATIVE_TOLERANCE):
+    if max(map(math.fsum, each)) > gflop * (1 + RELATIVE_TOLERANCE):
         faults.append("the shapes have more operations than the encoder")
     for limit, tflops in zip(run.all(Limit), limits.tflops, strict=True):
         if not equal(limit.gemm_tflops, tflops):
             faults.append("gemm_tflops contradicts its samples")
+        if limit.spread is not None and not equal(limit.spread, limits.spread):
+            faults.append("spread contradicts its samples")
         if limit.dtype != run.one(Model).dtype:
             faults.append(f"the limit is of {limit.dtype}")
     value = faults[0] if faults else f"{max(limits.tflops):.3f} TFLOP/s, computed again"
@@ -188,13 +222,21 @@ def check_limits(run: Run, limits: Limits) -> Check:
 def check_possible(name: str, fastest_ips: float, limits: Limits) -> Check:
     """No pass is faster than the device can be: it was synchronised, and something was computed.
 
-    The algorithms for convolutions may take fewer operations than are counted, so that there it is a remark.
+    Beyond an unsteady limit nothing is known: the machine may have been busy when the limit was measured. The
+    algorithms for convolutions may take fewer operations than are counted, so that there it is a remark.
     """
-    share = fastest_ips * limits.cost.gflop_per_image / 1000 / max(limits.tflops)
-    possible = share <= formulas.MOST_OF_LIMIT
-    bound = "any: convolutions" if limits.is_convolutional else at_most(formulas.MOST_OF_LIMIT)
-    value = f"{share:.1%}" if possible else f"{share:.1%}: not synchronised?"
-    return Check(f"{name} percent_of_limit", value, bound, passed(possible or limits.is_convolutional))
+    share = formulas.fastest_of_limit(fastest_ips, limits.cost.gflop_per_image, max(limits.tflops))
+    name, value = f"{name} fastest_of_limit", f"{share:.1%}"
+    if limits.is_convolutional:
+        value += "" if share <= formulas.MOST_OF_LIMIT else ": not synchronised?"
+        return Check(name, value, "any: convolutions", Verdict.PASS)
+    bound = at_most(formulas.MOST_OF_LIMIT)
+    if share <= formulas.MOST_OF_LIMIT:
+        return Check(name, value, bound, Verdict.PASS)
+    if limits.is_steady:
+        return Check(name, f"{value}: not synchronised?", bound, Verdict.FAIL)
+    bound += " of a steady limit: a quiet machine, more --max-seconds"
+    return Check(name, f"{value}, limit unsteady", bound, Verdict.CANNOT_JUDGE)
 
 
 # ------------------------------------------------------------------------------------------------ what was timed

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from common.log import formulas
 from common.log.conclusions import Words
-from common.log.events import Accuracy, Env, Fallback, Model, NoiseFloor, Perf
+from common.log.events import Accuracy, Env, Fallback, Limit, Model, NoiseFloor, Perf
 from common.log.figures import percent
 from common.log.reader import Run
+from common.verdict.evidence import Check
 
 
 def remarks_on(group: Sequence[Run]) -> list[Words]:
@@ -37,7 +38,24 @@ def _doubts(run: Run) -> Iterator[Words]:
             )
 
 
+def doubts_of_baseline(checks: Sequence[Check]) -> Iterator[Words]:
+    """Where the times of a run and of its baseline can't be told apart."""
+    names = [check.name.removesuffix(" against baseline") for check in checks if check.value.startswith("AMBIGUOUS:")]
+    if names:
+        joined = ", ".join(names)
+        yield Words(
+            f"warning: AMBIGUOUS against the baseline: {joined}. A quiet machine or more --iterations decides.",
+            f"警告：与基线相比结果为 AMBIGUOUS：{joined}。请在空闲的机器上重测，或增大 --iterations。",
+        )
+
+
 def _timing_doubts(run: Run) -> Iterator[Words]:
+    for limit in run.all(Limit):
+        if limit.spread is not None and limit.spread > formulas.STEADY_LIMIT:
+            yield Words(
+                f"warning: the limit is unsteady: its rounds lie {limit.spread:.1%} apart.",
+                f"警告：算力上限不稳定：各轮测量相差 {limit.spread:.1%}。",
+            )
     for row in run.all(Perf):
         if row.timed is None:
             continue
@@ -57,8 +75,8 @@ def _timing_doubts(run: Run) -> Iterator[Words]:
             )
         elif share > formulas.MOST_OF_LIMIT:
             yield Words(
-                f"warning: batch {batch} reaches {share:.1%} of the limit: more than counted operations allow.",
-                f"警告：batch {batch} 达到上限的 {share:.1%}，超出按计算量可能达到的值。",
+                f"warning: batch {batch} percent_of_limit {share:.1%}: more than counted operations allow.",
+                f"警告：batch {batch} 的 percent_of_limit 为 {share:.1%}，超出按计算量可能达到的值。",
             )
 
 

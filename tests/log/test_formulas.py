@@ -13,6 +13,7 @@ from common.log.events import (
     METRICS,
     Figures,
     LatencyFigures,
+    Limit,
     LimitFigures,
     Metrics,
     Probe,
@@ -172,6 +173,39 @@ def test_the_limit_is_each_shapes_best_window_by_its_share() -> None:
         Product(shape=shape, gflop=3.0, windows=Windows(calls=1, samples_ms=[5.0, 1.0])),
     ]
     assert formulas.gemm_tflops(products) == pytest.approx(8 / 7)
+
+
+def limit_of(phase: str, *by_round: list[float]) -> Limit:
+    """Of one product of 1 GFLOP, 1 TFLOP/s in a window of 1 ms."""
+    windows = Windows(calls=1, samples_ms=[sample for each in by_round for sample in each])
+    counts = list(map(len, by_round)) if phase == "during" else None
+    product = Product(gflop=1.0, shape=[1000, 1000, 500], windows=windows, windows_a_round=counts)
+    tflops = formulas.gemm_tflops([product])
+    return Limit(phase=phase, dtype="float32", gemm_tflops=tflops, shapes=[product])
+
+
+@pytest.mark.parametrize(
+    ("limits", "spread"),
+    [
+        ([limit_of("during", [1.0, 7.0], [2.0, 1.25], [1.0])], 0.2),  # the best of each round
+        ([limit_of("during", [1.0], [], [4.0])], 0.75),
+        ([limit_of("during", [1.0], [])], 1.0),  # once: nothing shows that it is steady
+        ([limit_of("before", [2.0, 9.0]), limit_of("after", [1.0])], 0.5),
+        ([limit_of("before", [1.0]), limit_of("after", [1.0])], 0.0),
+    ],
+)
+def test_the_measurements_of_a_limit_lie_apart(limits: list[Limit], spread: float) -> None:
+    assert formulas.spread_of(limits) == pytest.approx(spread)
+
+
+def test_a_round_without_windows_of_every_product_is_none() -> None:
+    whole, half = limit_of("during", [1.0], [2.0]).shapes[0], limit_of("during", [1.0], []).shapes[0]
+    limit = Limit(phase="during", dtype="float32", gemm_tflops=1.0, shapes=[whole, half])
+    assert formulas.spread_of([limit]) == 1.0
+
+
+def test_the_fastest_pass_beside_the_limit() -> None:
+    assert formulas.fastest_of_limit(200.0, 10.0, 4.0) == 0.5
 
 
 def test_a_throughput_beside_the_larger_limit() -> None:

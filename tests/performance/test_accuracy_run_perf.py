@@ -20,9 +20,9 @@ from common.device.ranks import Rank
 from common.encoder import transformers_models
 from common.log.writer import RunLog
 from common.performance import printed, timing
+from common.performance.limit import TimedProduct
 from common.performance.sweep import Measurement
 from common.performance.timing import Pass
-from common.verdict.performance import PASSES
 
 Forward = Callable[[Tensor], Any]
 
@@ -146,7 +146,10 @@ class First(Rank):
 def test_ranks_have_a_total_only_where_all_of_them_measured(
     status: str, alone: bool, words: str, tmp_path: Path
 ) -> None:
-    timed = [Pass(name, lambda turn: pytest.fail("it is over"), torch.device("cpu")) for name in PASSES]
+    timed = [
+        Pass(name, lambda turn: pytest.fail("it is over"), torch.device("cpu"))
+        for name in ("latency", "throughput", "end_to_end")
+    ]
     timed[1].samples_ms = [10.0]
     subject: Any = None
     measurement = Measurement(subject, 2, (timed[0], timed[1], timed[2]), alone=timed[1] if alone else None)
@@ -245,9 +248,9 @@ def test_an_end_to_end_output_is_verified_too(run: Callable[..., Records], monke
 
 def test_the_figures_stand_beside_the_limit(run: Callable[..., Records]) -> None:
     records = run()
-    phases = [record["phase"] for record in records if record["event"] == "limit"]
-    assert phases == ["before", "after"]
-    tflops = max(record["gemm_tflops"] for record in records if record["event"] == "limit")
+    (limit,) = (record for record in records if record["event"] == "limit")
+    assert limit["phase"] == "during"
+    tflops = limit["gemm_tflops"]
     gflop = find(records, "model")["gflop_per_image"]
     for row in (r for r in records if r["event"] == "perf"):
         assert row["limit_tflops"] == tflops
@@ -256,26 +259,51 @@ def test_the_figures_stand_beside_the_limit(run: Callable[..., Records]) -> None
         assert 0 < row["percent_of_limit"] < 1
 
 
-def test_the_limit_is_measured_anew_before_a_throughput_is_called_impossible(
+def test_the_limit_is_measured_beside_every_batch_size_of_every_round(
     run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine that was busy with something else: the limit stands in the third attempt after the sweep."""
-    from common.performance import limit
+    steps: list[str] = []
+    run_pass, add_windows = Pass.run, TimedProduct.measure
 
-    measured = 0
-    measure = limit.measure
+    def watch_pass(self: Pass, *arguments: Any) -> Any:
+        steps.append(self.name)
+        return run_pass(self, *arguments)
 
-    def busy_at_first(*arguments: Any) -> Any:
-        nonlocal measured
-        measured += 1
-        shapes = measure(*arguments)
-        for shape in shapes if measured < 4 else ():
-            shape["samples_ms"] = [sample * 1e6 for sample in shape["samples_ms"]]
-        return shapes
+    def watch_product(self: TimedProduct, *arguments: Any) -> None:
+        if steps[-1] != "limit":
+            steps.append("limit")
+        add_windows(self, *arguments)
 
-    monkeypatch.setattr(limit, "measure", busy_at_first)
-    assert 0 < find(run(), "perf", batch_size=1)["percent_of_limit"] < 1
-    assert measured == 4  # once before the sweep, three times after it
+    monkeypatch.setattr(Pass, "run", watch_pass)
+    monkeypatch.setattr(TimedProduct, "measure", watch_product)
+    limit = find(run(), "limit")
+    assert steps == [*PASSES, "limit"] * 2 * timing.ROUNDS  # of two batch sizes
+    for shape in limit["shapes"]:
+        assert len(shape["windows_a_round"]) == timing.ROUNDS
+        assert sum(shape["windows_a_round"]) == len(shape["samples_ms"])
+
+
+@pytest.mark.parametrize(("slow_rounds", "words"), [((), "more than the device can"), ((0, 1), "an unsteady limit")])
+def test_what_is_beyond_the_limit_is_warned_of(
+    slow_rounds: tuple[int, ...],
+    words: str,
+    run: Callable[..., Records],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Products that take as long in each round, and so too long; or much longer in some of them."""
+
+    def pretend(self: TimedProduct, round_index: int, *arguments: Any) -> None:
+        self.calls = 1
+        self.by_round[round_index] = [1e9 if round_index in slow_rounds else 1e7]
+
+    monkeypatch.setattr(TimedProduct, "measure", pretend)
+    limit = find(run(), "limit")
+    assert limit["spread"] == pytest.approx(0.99 if slow_rounds else 0.0)
+    lines = (tmp_path / "benchmark.log").read_text().splitlines()
+    assert sum(words in line for line in lines) == 2  # batch sizes
+    assert sum(line.startswith("fastest_of_limit: ") for line in lines) == 2
+    assert sum("the limit is unsteady" in line for line in lines) == bool(slow_rounds)
 
 
 def test_operations_that_cannot_be_counted_leave_the_limit_out(

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from common.device import devices
 from common.log import formulas
+from common.log.events import Limit
 from common.performance import limit
-from common.performance.limit import Work
+from common.performance.limit import Meter, Work
+from common.performance.timing import ROUNDS, Budget
 
 
 class Attention(nn.Module):
@@ -78,20 +80,30 @@ def test_an_encoder_that_looks_at_values_cannot_be_counted() -> None:
         limit.count_operations(Looking(), (3, 4, 4))
 
 
+def measured(work: Work, batch_size: int, max_seconds: float, visits: int = 1) -> Limit:
+    """The limit over all rounds, each with so many visits."""
+    meter = Meter(work, batch_size, torch.device("cpu"), torch.float32)
+    for round_index in range(ROUNDS):
+        for _ in range(visits):
+            meter.measure(round_index, visits, Budget(1, 1, max_seconds))
+    return meter.limit
+
+
 def test_products_have_the_batchs_rows_up_to_a_bound(work: Work) -> None:
-    products = limit.measure(work, 3, torch.device("cpu"), torch.float32, 1.0)
-    assert [product.shape for product in products] == [[12, 12, 8], [12, 8, 5]]
-    large = Work({"matmul": 1.0}, {(3000, 8, 8): 1.0})
-    (product,) = limit.measure(large, 2, torch.device("cpu"), torch.float32, 0.1)
-    assert product.shape == [limit.MOST_ROWS, 8, 8]
-    assert formulas.gemm_tflops([product]) > 0
+    assert [product.shape for product in measured(work, 3, 0.1).shapes] == [[12, 12, 8], [12, 8, 5]]
+    large = measured(Work({"matmul": 1.0}, {(3000, 8, 8): 1.0}), 2, 0.1)
+    assert [product.shape for product in large.shapes] == [[limit.MOST_ROWS, 8, 8]]
+    assert large.gemm_tflops == formulas.gemm_tflops(large.shapes) > 0
+    assert large.spread == formulas.spread_of([large])
 
 
-def test_every_shape_has_five_windows_however_little_time_there_is(work: Work) -> None:
-    products = limit.measure(work, 1, torch.device("cpu"), torch.float32, 1e-9)
-    assert [len(product.windows.samples_ms) for product in products] == [limit.FEWEST_WINDOWS] * 2
-    products = limit.measure(work, 1, torch.device("cpu"), torch.float32, 60.0)
-    assert [len(product.windows.samples_ms) for product in products] == [limit.WINDOWS] * 2
+@pytest.mark.parametrize("visits", [1, 2, 3, 4])
+def test_every_round_has_its_windows_however_little_time_there_is(visits: int, work: Work) -> None:
+    for max_seconds, windows in ((1e-9, limit.FEWEST_WINDOWS), (1e6, limit.WINDOWS)):
+        found = [-(-windows // visits) * visits] * ROUNDS
+        for product in measured(work, 1, max_seconds, visits).shapes:
+            assert product.windows_a_round == found
+            assert len(product.windows.samples_ms) == sum(found)
 
 
 def test_a_product_that_the_memory_does_not_hold_is_halved(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +117,30 @@ def test_a_product_that_the_memory_does_not_hold_is_halved(work: Work, monkeypat
     emptied: list[torch.device] = []
     monkeypatch.setattr(limit.F, "linear", hold_six_rows)
     monkeypatch.setattr(devices, "empty_cache", emptied.append)
-    products = limit.measure(work, 5, torch.device("cpu"), torch.float32, 0.1)
-    assert [product.shape for product in products] == [[5, 12, 8], [5, 8, 5]]  # of 20, by 10
+    assert [product.shape for product in measured(work, 5, 0.1).shapes] == [[5, 12, 8], [5, 8, 5]]  # of 20, by 10
     assert emptied == [torch.device("cpu")] * 4
+
+
+def test_memory_that_runs_out_in_a_later_round_leaves_the_windows_of_fewer_rows(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only windows of one size are compared: the first two rounds are measured for nothing."""
+    multiply, meter = F.linear, Meter(work, 2, torch.device("cpu"), torch.float32)
+
+    def hold_four_rows(left: Tensor, right: Tensor) -> Tensor:
+        if len(left) > 4:
+            raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
+        return multiply(left, right)
+
+    for round_index in range(ROUNDS):
+        if round_index == 2:
+            monkeypatch.setattr(limit.F, "linear", hold_four_rows)
+        meter.measure(round_index, 1, Budget(1, 1, 1e-9))
+    for product in meter.limit.shapes:
+        assert product.shape[0] == 4
+        assert product.windows_a_round == [0, 0, *[limit.FEWEST_WINDOWS] * (ROUNDS - 2)]
+    assert meter.limit.spread is not None
+    assert meter.limit.spread < 1
 
 
 @pytest.mark.parametrize("words", ["out of memory", "operator not supported"])
@@ -123,5 +156,5 @@ def test_a_product_that_no_row_or_no_device_can_do_is_an_error(
 
     monkeypatch.setattr(limit.F, "linear", refuse)
     with pytest.raises(RuntimeError, match=f"^{words}$"):
-        limit.measure(work, 1, torch.device("cpu"), torch.float32, 0.1)
+        measured(work, 1, 0.1)
     assert rows == ([4, 2, 1] if words == "out of memory" else [4])
