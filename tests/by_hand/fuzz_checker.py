@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gzip
 import copy
+import gzip
 import io
 import json
 import math

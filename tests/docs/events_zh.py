@@ -220,30 +220,12 @@ CHINESE = {
     "Pillow's": "Pillow 的模式名",
     "the value that became 0": "映射为 0 的值",
     "the value that became 255": "映射为 255 的值",
-    "run, where operations can be counted (earlier logs: one before the sweep, one after it)": (
-        "能统计计算量的运行（较早的日志：扫描前后各一条）"
-    ),
-    "the first of all, of one image, eager: what a user waits for once": (
-        "首次调用：单张图像、eager 模式，用户只需等待一次"
-    ),
-    "the sweep": "相对于整个扫描",
-    "`1 - slowest / fastest` of the rounds, each by its own windows; above 0.2 it is unsteady": (
-        "各轮之间的 `1 - slowest / fastest`，每轮按其自身窗口计算；超过 0.2 为不稳定"
-    ),
     "list of integers, or missing": "整数列表，可缺省",
-    "how many of the samples are of each round": "每轮各有多少个样本",
-    "at this batch size, as it is timed: with `--compile` its compilation": (
-        "该 batch size 按计时方式的首次调用：使用 `--compile` 时包含编译"
-    ),
     "`gemm_tflops`; of one before and one after the sweep the larger": "`gemm_tflops`；扫描前后各测一次时取较大者",
     "a fraction: of the throughput pass": "比值：吞吐测量",
     "images a second": "每秒图片数",
     "images a second with decoding, preprocessing and the copies": "含解码、预处理与数据拷贝的每秒图片数",
     "of the throughput pass; null without a limit": "吞吐测量达到的值；没有上限时为 null",
-    "`gemm_tflops`; of one before and one after the sweep the larger": (
-        "`gemm_tflops`；若测量前后各有一次，则为较大者"
-    ),
-    "a fraction: of the throughput pass": "吞吐测量的比值",
     "MiB that tensors took at most; null on the CPU": "张量占用的峰值，单位 MiB；CPU 上为 null",
     "the timed outputs' worst error against those of the images alone": "计时输出相对于逐张计算输出的最大误差",
     "NaN and infinite elements of the timed outputs": "计时输出中 NaN 与无穷大元素的个数",
