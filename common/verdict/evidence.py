@@ -12,7 +12,6 @@ from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
 from common.log import schema
 from common.log.conclusions import Words
 from common.log.events import ACCURACY, PERF, Env, Model
-from common.log.figures import bound
 from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
@@ -128,7 +127,7 @@ def equal(found: float | None, expected: float | None) -> bool:
 
 
 def at_most(fraction: float) -> str:
-    return f"<= {bound(fraction)}"
+    return f"<= {fraction * 100:g}%"
 
 
 def facts_of(run: Run) -> dict[str, Any]:

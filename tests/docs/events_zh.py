@@ -183,7 +183,7 @@ CHINESE = {
     "how many of the samples are of each round": "各轮各有多少个样本",
     "the sweep": "相对于各 batch size 的测量",
     "`1 - slowest / fastest` of the rounds, each by its own windows; above 0.2 it is unsteady": (
-        "各轮（只用本轮的窗口）的 `1 - 最慢 / 最快`；大于 0.2 即不稳定"
+        "各轮（只用本轮的窗口）的 `1 - slowest / fastest`；大于 0.2 即不稳定"
     ),
     "1e12 operations a second over the shapes, each at its best window": "各形状取最快窗口时，每秒 1e12 次运算",
     "the encoder's main matrix products": "编码器的主要矩阵乘",

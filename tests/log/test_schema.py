@@ -287,7 +287,7 @@ def test_the_names_of_the_events() -> None:
     assert sorted(DECLARED) == [
         "accuracy", "animation", "cause", "env", "fallback", "inference", "latencies", "layer", "limit", "model",
         "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source", "run_end", "run_start",
-        "sample", "skipped", "speedup", "startup",
+        "sample", "scaled", "skipped", "speedup", "startup", "transparency", "unread",
     ]  # fmt: skip
 
 
@@ -482,7 +482,16 @@ def test_the_earlier_logs_have_most_of_the_events() -> None:
         if line.startswith("@record ") and line.endswith("}")
     }
     assert found <= set(DECLARED)
-    assert set(DECLARED) - found == {"animation", "fallback", "nonfinite_weights", "reference_source", "skipped"}
+    assert set(DECLARED) - found == {
+        "animation",
+        "fallback",
+        "nonfinite_weights",
+        "reference_source",
+        "scaled",
+        "skipped",
+        "transparency",
+        "unread",
+    }
 
 
 def test_what_is_missing_in_an_earlier_log_is_none() -> None:
