@@ -12,6 +12,7 @@ from common.device.ranks import Rank
 from common.errors import EXIT_OK, UserError
 
 SCRIPT = "accuracy_run.py"
+DEFAULT_SAMPLES = 8
 EXAMPLES = """examples:
   python accuracy_run.py --model demo                        no NPU, no hub: float32 against float64
   python accuracy_run.py --device npu                        the ViT-giant CLIP, NPU against CPU
@@ -28,9 +29,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--samples",
         type=options.positive_int,
-        default=8,
         metavar="N",
-        help="how many images to compare; seeded crops fill up where there are fewer (default: %(default)s)",
+        help="how many images to compare; seeded crops fill up where there are fewer "
+        f"(default: {DEFAULT_SAMPLES}, or all of a --reference)",
     )
     parser.add_argument(
         "--threshold",
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             own_images = args.reference and not args.image  # a saved reference brings its images
             decoded = decoding.Decoded()
             if not own_images:
-                decoded = decoding.take(log, ImageChoice.of(args), args.samples)
+                decoded = decoding.take(log, ImageChoice.of(args), args.samples or DEFAULT_SAMPLES)
             encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
             _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
             log.line(f"Model: {encoder.model} ({encoder.weights_source})")
@@ -101,7 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 worst = found.worst_image
                 pixel_values = known.pixel_values[worst : worst + 1]
                 on_cpu, on_device = loading.load_encoder(ModelChoice.of(args)).module, encoder.module
-                explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], known.images[worst])
+                image, error = known.images[worst], found.worst_relative_l2
+                explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], image, error)
+            log.line()
+            log.line(launch.closing_line(args, "accuracy.log", f"accuracy: {found.summary}", "accuracy_run_perf.py"))
     return EXIT_OK
 
 

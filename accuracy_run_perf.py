@@ -111,6 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = printed.report_rows(log, measurements, work, limit, args.compile)
             printed.report_ranks(log, rank, measurements)
             printed.report_speedup(log, rows, baseline_ms, str(running.device))
+            if first:
+                log.line()
+                found = f"performance: {printed.summarize(rows)}"
+                log.line(launch.closing_line(args, "benchmark.log", found, "check_accuracy_run_perf.py"))
     return EXIT_OK
 
 

@@ -15,6 +15,7 @@ from common.device.ranks import Rank
 from common.errors import EXIT_OK, UserError
 
 SCRIPT = "inference.py"
+PARTS = ".parts"  # the ending of the folder beside a feature file that is being made
 EXAMPLES = """examples:
   python inference.py --model demo                           no NPU, no hub: a first look
   python inference.py --device npu --image photo.jpg         the ViT-giant CLIP from ModelScope
@@ -74,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank.index == 0:
             environment.write_check(args.log_dir)
         require_output(args.output, args.resume, rank)
+        if args.resume and is_finished(args.output):
+            log.line(f"{args.output} is finished: there is nothing to resume")
+            return EXIT_OK
         launch.set_environment(args.device)
         with launch.import_errors():
             from common import session
@@ -98,8 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             for part in made:
                 report.add(part)
             if rank.index == 0:
-                report.finish()
+                log.line(launch.closing_line(args, "inference.log", report.finish(), "accuracy_run.py"))
     return EXIT_OK
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a feature file is there, and no parts of a run that was interrupted."""
+    return path.is_file() and not path.with_name(path.name + PARTS).is_dir()
 
 
 def require_output(path: Path | None, resume: bool, rank: Rank) -> None:

@@ -20,10 +20,18 @@ from common.session import Session
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether all outputs pass their gates against every reference, and which image errs most against the first."""
+    """Whether all outputs pass their gates against every reference, and which image errs most against the first.
+
+    `worst_relative_l2` is that image's error; None where it is not finite.
+    """
 
     passed: bool
     worst_image: int
+    worst_relative_l2: float | None
+
+    @property
+    def summary(self) -> str:
+        return f"{'PASS' if self.passed else 'FAIL'}, worst relative_l2 {percent(self.worst_relative_l2)}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,9 @@ def compare(
             passed &= report_output(log, of_output, gate)
             if (dtype, running.numerics.mode) == ("float32", "strict"):
                 warn_of_noise(log, of_output, floors.get(output))
-    of_first = samples[: len(OUTPUTS) * len(outputs)]
-    return Comparison(passed, find_worst([sample.metrics.relative_l2 for sample in of_first]) // len(OUTPUTS))
+    errors = [sample.metrics.relative_l2 for sample in samples[: len(OUTPUTS) * len(outputs)]]
+    worst = find_worst(errors)
+    return Comparison(passed, worst // len(OUTPUTS), errors[worst])
 
 
 def record_samples(log: RunLog, known: Reference, precision: str, outputs: Sequence[Outputs]) -> list[Sample]:
@@ -109,18 +118,19 @@ def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:
     log.line()
     log.line(f"{output} against {reference}, the worst of {len(samples)} samples")
     for metric, value in formulas.values_of(worst).items():
-        log.line(f"{metric}: {format_metric(metric, value)}")
+        log.line(f"{output} {metric}: {format_metric(metric, value)}")
     if output == "hidden_state":
         tokens = [(sample.image, sample.worst) for sample in samples if sample.worst]
         image, token = tokens[find_worst([token.worst_token_relative_l2 for _, token in tokens])]
-        log.line(f"worst token: {token.worst_token} of {image} ({percent(token.worst_token_relative_l2)})")
+        log.line(f"{output} worst token: {token.worst_token} of {image} ({percent(token.worst_token_relative_l2)})")
     if nonfinite:
-        log.line(f"nonfinite: {nonfinite}")
+        log.line(f"{output} nonfinite: {nonfinite}")
     if gate.expected_relative_l2 is not None:
-        log.line(f"expected_relative_l2: {percent(gate.expected_relative_l2)} (rounding to {gate.dtype}, emulated)")
-    log.line(f"threshold: {round(gate.allowed * 100, 9)}%")
+        expected = percent(gate.expected_relative_l2)
+        log.line(f"{output} expected_relative_l2: {expected} (rounding to {gate.dtype}, emulated)")
+    log.line(f"{output} threshold: {round(gate.allowed * 100, 9)}%")
     result = "PASS" if passed else "FAIL"
-    log.line(f"result: {result}")
+    log.line(f"{output} result: {result}")
     log.record(
         Accuracy(
             output=output,
@@ -159,4 +169,4 @@ def warn_of_noise(log: RunLog, samples: Sequence[Sample], floor: float | None) -
     """Say so where strict float32 errs by more than rounding can."""
     error = formulas.worst_metrics([sample.metrics for sample in samples]).relative_l2
     if formulas.is_far_above_noise(error, floor):
-        log.line(f"warning: {percent(error)} is far above the noise of float32; --explain looks for the cause")
+        log.line(f"warning: {samples[0].output} errs by {percent(error)}, far above the noise of float32")

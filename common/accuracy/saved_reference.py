@@ -28,6 +28,7 @@ from common.log import schema
 from common.log.events import OUTPUTS, PACKAGES, ReferenceSource
 from common.log.whole_files import aside
 from common.log.writer import RunLog, code_sha256, git_commit
+from common.stand_ins import stand_in
 
 KIND = "accuracy_run.py reference"
 FORMAT = 1
@@ -42,17 +43,6 @@ class Saved:
     path: Path
     file_sha256: str
     about: dict[str, Any]
-
-    def require_encoder(self, encoder: Encoder) -> None:
-        """Raise UserError unless the reference is of these weights and of images that this encoder takes."""
-        if self.about["weights_sha256"] != encoder.weights_sha256:
-            raise UserError(
-                f"{self.path} is a reference of other weights: of {self.about['model']}, weights_sha256 "
-                f"{str(self.about['weights_sha256'])[:12]}..., not {encoder.weights_sha256[:12]}..."
-            )
-        found, wanted = list(self.reference.pixel_values.shape[1:]), encoder.input_size
-        if found != wanted:
-            raise UserError(f"{self.path} holds images of {found}, but {encoder.model} takes {wanted}")
 
     def report(self, log: RunLog) -> None:
         """Print and record that the reference was not computed in this run, and what computed it."""
@@ -89,30 +79,28 @@ def save(log: RunLog, path: Path, reference: Reference, encoder: Encoder) -> Non
 
 
 def load(
-    log: RunLog,
-    path: Path,
-    encoder: Encoder,
-    precisions: Sequence[str],
-    count: int,
-    decoded: Decoded,
+    log: RunLog, path: Path, encoder: Encoder, precisions: Sequence[str], count: int | None, decoded: Decoded
 ) -> Reference:
     """The first `count` samples of a saved reference of this encoder, in these precisions; the log says that it is one.
 
-    `decoded` are the images that the user named, none where the file's own are meant. Raises UserError for a file that
-    is no whole reference, is of other weights, lacks a precision, or holds fewer samples or others than those named.
+    All of them without a `count`. `decoded` are the images that the user named, none where the file's own are meant.
+    Raises UserError for a file that is no whole reference, is of other weights, lacks a precision, or holds fewer
+    samples or others than those named.
     """
-    saved = read(path, precisions, count, decoded.samples)
-    saved.require_encoder(encoder)
+    saved = read(path, encoder, precisions, count, decoded.samples)
     saved.report(log)
     return saved.reference
 
 
-def read(path: Path, precisions: Sequence[str], count: int, samples: Sequence[Sample]) -> Saved:
-    """As `load`, of whatever encoder."""
+def read(
+    path: Path, encoder: Encoder, precisions: Sequence[str], count: int | None, samples: Sequence[Sample]
+) -> Saved:
+    """As `load`, without a word in the log."""
     tensors, about = _read(path)
+    _require_encoder(path, encoder, about, list(tensors["pixel_values"].shape[1:]))
     found = len(about["images"])
-    if found < count:
-        raise UserError(f"{path} holds {found} samples, not {count}; --samples {found} compares them all")
+    if count is not None and found < count:
+        raise UserError(f"{path} holds {found} samples, not {count}; without --samples all of them are compared")
     lacking = [precision for precision in precisions if precision not in about["precisions"]]
     if lacking:
         raise UserError(
@@ -133,6 +121,17 @@ def read(path: Path, precisions: Sequence[str], count: int, samples: Sequence[Sa
         return Saved(reference, path, hashlib.file_digest(file, "sha256").hexdigest(), about)
 
 
+def _require_encoder(path: Path, encoder: Encoder, about: dict[str, Any], image: list[int]) -> None:
+    """Raise UserError unless a reference is of these weights and of images that this encoder takes."""
+    if about["weights_sha256"] != encoder.weights_sha256:
+        raise UserError(
+            f"{path} is a reference of other weights: of {about['model']}, weights_sha256 "
+            f"{str(about['weights_sha256'])[:12]}..., not {encoder.weights_sha256[:12]}..."
+        )
+    if image != encoder.input_size:
+        raise UserError(f"{path} holds images of {image}, but {encoder.model} takes {encoder.input_size}")
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of the file and what it says of itself; both are those of a whole reference."""
     try:
@@ -140,7 +139,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no whole safetensors file: {first_line(error)}") from error
+        raise UserError(f"{path} {stand_in(path) or f'is no whole safetensors file: {first_line(error)}'}") from error
     if metadata.get("kind") != KIND:
         raise UserError(f"{path} is no reference that --save-reference has written")
     if metadata.get("format") != str(FORMAT):

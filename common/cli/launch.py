@@ -9,10 +9,12 @@ import argparse
 import errno
 import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import NoReturn
 
 from common.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNFORESEEN, DeviceError, UserError, first_line
@@ -33,9 +35,22 @@ def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0
         return NoLog()
     path = args.log_dir / log_name
     try:
-        return RunLog(path, script, args.argv, plan)
+        log = RunLog(path, script, args.argv, plan)
+        log.line(f"Log: {path}")  # the first sign of life: the imports take seconds
+        return log
     except OSError as error:
         raise UserError(f"the log {path} can't be written: {error.strerror}; --log-dir names another folder") from error
+
+
+def closing_line(args: argparse.Namespace, log_name: str, found: str, next_script: str | None) -> str:
+    """A run's last line: what it found, where the log is, and the command that comes next."""
+    following = ""
+    if next_script == "check_accuracy_run_perf.py":
+        folder = f" {args.log_dir}" if str(args.log_dir) != "logs" else ""
+        following = f"; next: python {next_script}{folder}"
+    elif next_script:
+        following = f"; next: {' '.join(['python', next_script, *args.shared])}"
+    return f"{found}; log: {args.log_dir / log_name}{following}"
 
 
 def set_environment(device: str) -> None:
@@ -101,23 +116,18 @@ def run(main: Callable[[], int]) -> NoReturn:
     A UserError becomes one line on stderr and exit 2, and so does what storage refuses: a full disk, a file that may
     not be read. Anything else is a fault of ours: a traceback, and an exit code that is no verdict's.
     """
-    failed = False
+    interrupts = _noted_interrupts()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name the terminal's encoding lacks must not end the run
             stream.reconfigure(errors="backslashreplace")
+    failed = False
     try:
         code = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    except Exception as error:
-        known = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in STORAGE)
-        if not known or "--debug" in sys.argv[1:]:
-            traceback.print_exc()
-        if known:
-            print(f"error: {printable(_described(error))}", file=sys.stderr)
-        code = EXIT_ERROR if known else EXIT_UNFORESEEN
+    except SystemExit:
+        raise
+    except BaseException as error:
+        code = _report(error, bool(interrupts))
         failed = isinstance(error, DeviceError)
     try:
         sys.stdout.flush()
@@ -129,7 +139,36 @@ def run(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
-def _described(error: Exception) -> str:
+def _noted_interrupts() -> list[int]:
+    """The interrupts so far. C code that is interrupted, an import's for one, may raise something else for them."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, note)
+    return noted
+
+
+def _report(error: BaseException, interrupted: bool) -> int:
+    """Say on standard error what ended a run; its exit code."""
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        resumable = any(argument.startswith("--output") for argument in sys.argv)
+        print(f"error: interrupted{'; --resume goes on where it stopped' if resumable else ''}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    known = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in STORAGE)
+    if not known or "--debug" in sys.argv[1:]:
+        traceback.print_exception(error)
+    if not known:
+        return EXIT_UNFORESEEN
+    print(f"error: {printable(_described(error))}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _described(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,10 @@ DEVICE_KINDS = {
     "cpu": DeviceKind("gloo"),
 }
 ACCELERATORS = tuple(kind for kind in DEVICE_KINDS if kind != "cpu")
+
+
+# What the next script of the chain has to be told again.
+SHARED_FLAGS = {"model", "weights", "hub", "revision", "input_size", "device", "numerics", "dtype", "seed", "log_dir"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +69,18 @@ class RunParser(Parser):
         self.argv = list(sys.argv[1:] if argv is None else argv)
         args = self.parse_args(self.argv)
         args.argv = self.argv
+        args.shared = self.shared_words(args)
         return args
+
+    def shared_words(self, args: argparse.Namespace) -> list[str]:
+        """The shared flags that were given another value than their default, as one would type them again."""
+        words: list[str] = []
+        for action in self._actions:
+            value = getattr(args, action.dest, None)
+            if action.dest in SHARED_FLAGS and value != action.default:
+                values = value if isinstance(value, list) else [value]
+                words += [action.option_strings[0], *(shlex.quote(str(each)) for each in values)]
+        return words
 
     def error(self, message: str) -> NoReturn:
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

@@ -182,6 +182,10 @@ def failures_of(device: torch.device, doing: str) -> Iterator[None]:
         raise DeviceError(f"{device} failed {doing}: {_reason(error)}") from error
 
 
+def is_told_by_a_driver(error: RuntimeError, device: torch.device) -> bool:
+    return device.type != "cpu" and any(word in str(error) for word in DRIVER_WORDS)
+
+
 @contextmanager
 def late_failures_of(device: torch.device) -> Iterator[None]:
     """Likewise for a whole run, of what torch's driver says so plainly.
@@ -191,8 +195,7 @@ def late_failures_of(device: torch.device) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = any(word in str(error) for word in DRIVER_WORDS) or is_out_of_memory(error)
-        if device.type == "cpu" or not told:
+        if not is_told_by_a_driver(error, device) and not (is_out_of_memory(error) and device.type != "cpu"):
             raise
         with failures_of(device, "during the run"):
             raise

@@ -13,8 +13,8 @@ from typing import Any
 from common.cli import environment, launch
 from common.cli.options import ModelChoice
 from common.encoder import hubs
-from common.encoder.stand_ins import stand_in
 from common.errors import UserError
+from common.stand_ins import stand_in
 
 WITHOUT_HUB = "--weights PATH (a snapshot folder or file of weights), --weights random and --model demo need no hub"
 CONFIG_NEEDED = "its config.json is needed: --model takes a folder that has it"
@@ -27,6 +27,7 @@ DOT = "___"  # what ModelScope's cache makes of a dot in a name
 NO_OWNERS = {"", "models", "model", "hub", "modelscope", "weights", "checkpoints", "cache", ".cache", "tmp", "data"}
 # Of each library the key in config.json that its models have.
 LIBRARIES = {"transformers": "model_type", "timm": "architecture"}
+PREPROCESSING = ("preprocessor_config.json", "processor_config.json")  # of transformers' checkpoints
 
 # The architecture of the second reference, so that `--weights random` needs no hub for it. ViT-H/14 as its model page
 # has it; the LayerNorm epsilon is MAE's.
@@ -154,6 +155,8 @@ def find_checkpoint(wanted: ModelChoice, named: Named, refuse_unusable: Callable
     if not hubs.has_weights(folder):
         refuse_unusable(Checkpoint(library, folder, [], named.model))
         folder = _fetch(named, True)
+    elif library == "transformers" and not any((folder / name).is_file() for name in PREPROCESSING):
+        folder = _with_all_json(named, folder)
     return Checkpoint(library, folder, _weight_files(folder), named.model)
 
 
@@ -200,6 +203,18 @@ def _fetch(named: Named, with_weights: bool, instead: str = WITHOUT_HUB) -> Path
         return hubs.fetch_snapshot(named.model, named.hub, named.revision, with_weights)
     except UserError as error:
         raise UserError(f"{error}; {instead}") from error
+
+
+def _with_all_json(named: Named, cached: Path) -> Path:
+    """The snapshot of a cache with the json files that another program, which asked for the model alone, left out."""
+    revision = (
+        cached.name if cached.parent.name == "snapshots" else named.revision
+    )  # the commit that the weights are of
+    try:
+        hubs.fetch_snapshot(named.model, named.hub, revision, with_weights=False, cache_suffices=False)
+    except UserError as error:
+        launch.warn(f"whether {named.model} has a preprocessing that its cache lacks can't be told: {error}")
+    return cached
 
 
 def _config_folder(folder: Path) -> Path | None:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.encoder.stand_ins import stand_in
 from common.errors import UserError, first_line
+from common.stand_ins import stand_in
 
 SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -21,7 +21,7 @@ INDEXES = {INDEX: SINGLE_FILE, PICKLE_INDEX: PICKLE}  # beside whose whole file 
 SAFETENSORS = (".safetensors",)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")  # what torch.save writes
 # What lies beside an encoder's weights and holds others: of training, of adapters; and the same in OpenCLIP's names.
-NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|adapter_model)\b.*")
+NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|adapter_model)[._].*")
 OPEN_CLIP = re.compile(r"open_clip_.*")
 SHARD = re.compile(r".*-\d+-of-\d+\.\w+")
 
@@ -35,17 +35,20 @@ ABSENCES = {"RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotF
 ANSWER_SECONDS = 10  # Hugging Face's client asks for a listing without a time limit
 
 
-def fetch_snapshot(model: str, hub: str, revision: str | None, with_weights: bool = True) -> Path:
+def fetch_snapshot(
+    model: str, hub: str, revision: str | None, with_weights: bool = True, cache_suffices: bool = True
+) -> Path:
     """The local folder with the checkpoint's json files and, `with_weights`, its weight files; nothing else is fetched.
 
-    A complete snapshot in the hub's cache is used as it is: that needs no network, and none of the seconds that the
-    ModelScope client takes to hash gigabytes again. The json files come first, and which weights are fetched is decided
-    by the hub's list of files: no duplicate, and none where it can't be told. The weights come last, so that a cut
-    download is not complete. Raises UserError in one line when the hub can't be reached or does not have the model or
-    its weights.
+    A complete snapshot in the hub's cache is used as it is, where `cache_suffices`: that needs no network, and none of
+    the seconds that the ModelScope client takes to hash gigabytes again. The json files come first, and the hub's list
+    of files says which weights are fetched: no duplicate, and none where it can't be told. The weights come last, so
+    that a cut download is not complete. Raises UserError in one line when the hub can't be reached or does not have the
+    model or its weights.
     """
     cached = _cached(model, hub, revision)
-    if cached and (cached / "config.json").is_file() and (not with_weights or has_weights(cached)):
+    complete = cached and (cached / "config.json").is_file() and (not with_weights or has_weights(cached))
+    if cached and complete and cache_suffices:
         return cached
     there = _names_on_hub(model, hub, revision)
     folder = _download(model, hub, revision, ["*.json"])
@@ -66,30 +69,42 @@ def choose_weights(names: Collection[str], folder: Path, where: str) -> list[str
     `names` are a folder's, here or on a hub; its indexes lie in `folder`. A whole file goes before an index, as in
     transformers, so that a stale one misleads nobody. Raises UserError where it can't be told, saying what there is.
     """
-    reasons = []
+    problems = []
     for index, endings in ((INDEX, SAFETENSORS), (PICKLE_INDEX, PICKLES)):
-        shards: list[str] = []
-        if INDEXES[index] in names:
-            return [INDEXES[index]]
-        if index in names:
-            shards = _shards_of(folder / index, endings)
-            absent = [name for name in shards if name not in names]
-            if not absent:
-                return shards
-            reasons.append(f"{where} lacks {absent[0]}, a shard that its {index} names")
-        others = [name for name in _whole_files(names, endings) if name not in shards]
-        if len(others) == 1:
-            return others
-        if others:
-            shown = ", ".join(others[:3]) + (", ..." if others[3:] else "")
-            reasons.append(
-                f"{where} has {len(others)} files of weights ({shown}) and no {INDEXES[index]}: --weights FILE names "
-                "the one that is meant"
-            )
+        try:
+            if found := _of_one_format(names, folder / index, endings, where):
+                return found
+        except UserError as error:
+            problems.append(error)
     of_open_clip = [name for name in sorted(names) if OPEN_CLIP.fullmatch(name) and _is_weights(name)]
-    if of_open_clip and not reasons:
+    if of_open_clip and not problems:
         return [max(of_open_clip, key=lambda name: name.endswith(SAFETENSORS))]
-    raise UserError(reasons[0] if reasons else _no_weights(names, where))
+    raise problems[0] if problems else UserError(_no_weights(names, where))
+
+
+def _of_one_format(names: Collection[str], index: Path, endings: tuple[str, ...], where: str) -> list[str]:
+    """The weight files of one format, none where there are none. Raises UserError where it can't be told of some."""
+    whole, shards, problem = INDEXES[index.name], [], ""
+    if whole in names:
+        return [whole]
+    if index.name in names:
+        try:
+            shards = _shards_of(index, endings)
+        except UserError as error:
+            problem = str(error)
+        absent = [name for name in shards if name not in names]
+        if shards and not absent:
+            return shards
+        problem = problem or f"{where} lacks {absent[0]}, a shard that its {index.name} names"
+    others = [name for name in _whole_files(names, endings) if name not in shards]
+    if len(others) == 1:
+        return others
+    if others and not problem:
+        shown = ", ".join(others[:3]) + (", ..." if others[3:] else "")
+        problem = f"{where} has {len(others)} files of weights ({shown}) and no {whole}: --weights FILE names one"
+    if problem:
+        raise UserError(problem)
+    return []
 
 
 def _is_weights(name: str) -> bool:

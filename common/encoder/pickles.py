@@ -12,8 +12,8 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
-from common.encoder.stand_ins import stand_in
 from common.errors import UserError, first_line
+from common.stand_ins import stand_in
 
 SAFE_TORCH = (2, 6)  # before, weights_only could be got round (CVE-2025-32434)
 TIMM_SETS = ("state_dict_ema", "model_ema", "state_dict", "model")  # of timm.models.load_state_dict, in its order

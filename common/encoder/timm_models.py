@@ -94,9 +94,17 @@ def _build(model: str, checkpoint: Checkpoint) -> Any:
         built = _build_timm(name, str(checkpoint.folder))
     if model.startswith("timm/"):
         named, found = model.removeprefix("timm/").partition(".")[0], built.pretrained_cfg["architecture"]
-        if named != found:
+        if named != found and found != _name_today(named):
             raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
     return built
+
+
+def _name_today(architecture: str) -> str:
+    """What timm calls an architecture that had another name before (vit_base_patch16_224_in21k)."""
+    try:
+        return str(_build_timm(architecture).pretrained_cfg["architecture"])
+    except UserError:  # no name of timm's
+        return architecture
 
 
 @contextmanager

@@ -153,10 +153,17 @@ def _staged(model: str, checkpoint: Checkpoint) -> Iterator[Path]:
         try:
             _stage_config_and_weights(Path(staging), model, checkpoint)
             yield Path(staging)
+        except UserError as error:
+            raise UserError(_without(staging, error, checkpoint)) from error
         except Exception as error:  # a config from elsewhere can make transformers raise anything
-            reason = first_line(str(error).replace(staging, str(checkpoint.folder or model)) or type(error).__name__)
-            told = reason if isinstance(error, UserError) else f"transformers can't load {model}: {reason}"
-            raise UserError(told) from error
+            raise UserError(
+                f"transformers can't load {model}: {first_line(_without(staging, error, checkpoint))}"
+            ) from error
+
+
+def _without(staging: str, error: Exception, checkpoint: Checkpoint) -> str:
+    """What an error says, with the checkpoint's folder in place of the temporary one."""
+    return str(error).replace(staging, str(checkpoint.folder or checkpoint.source)) or type(error).__name__
 
 
 # ---- which class, or why none

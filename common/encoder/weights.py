@@ -19,8 +19,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from common.cli import launch
 from common.encoder import pickles
-from common.encoder.stand_ins import stand_in
 from common.errors import UserError, first_line
+from common.stand_ins import stand_in
 
 WEIGHTS = ("weight", "bias")
 NAMED_KEYS = 3  # how many of the keys that do not fit an error names

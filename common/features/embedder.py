@@ -40,8 +40,8 @@ class Embedder:
         """The features of each range of batches. Raises UserError for an image that may not be left out."""
         indices = [index for batches in ranges for index in batches]
         loaded = batching.load(self.batches, indices, self.workers)
-        size = self.batches.batch_size
-        with tqdm(total=len(indices) * size, unit="image", disable=None if len(indices) > 1 else True) as bar:
+        images = sum(map(self.batches.size_of, indices))
+        with tqdm(total=images, unit="image", disable=None if len(indices) > 1 else True) as bar:
             for batches in ranges:
                 made = []
                 for batch in itertools.islice(loaded, len(batches)):
@@ -49,7 +49,7 @@ class Embedder:
                         raise UserError(batch.refused)
                     embeddings = self.encode(batch.pixel_values) if batch.names else np.empty((0, 0), np.float32)
                     made.append(Part(embeddings, batch.names, batch.sha256, batch.skipped, batch.remarks))
-                    bar.update(size)
+                    bar.update(len(batch.names) + len(batch.skipped))
                 yield Part.joined(made)
 
     def record_once(self) -> None:
@@ -76,6 +76,8 @@ class Embedder:
 
 def report_shapes(log: RunLog, encoder: Encoder, pixel_values: Tensor, embedding: Tensor, hidden_state: Tensor) -> None:
     log.line(f"Model: {encoder.model}")
+    seeded = " (seeded, not trained: no class names)" if encoder.weights_source == "random" else ""
+    log.line(f"Weights: {encoder.weights_source}{seeded}")
     log.line(f"Parameters: {encoder.params / 1e6:.1f}M")
     log.line(f"Input shape: {list(pixel_values.shape)}")
     log.line(f"Output shape: {list(embedding.shape)}")

@@ -31,8 +31,8 @@ class Report:
         self.skipped += len(part.skipped)
         self.about_images.add(part.remarks, part.skipped)
 
-    def finish(self) -> None:
-        """The counts. Raises UserError where there was no image to count."""
+    def finish(self) -> str:
+        """Print the counts, and give them in a few words. Raises UserError where there was no image to count."""
         if self.images == 0:
             raise UserError(f"none of the {self.expected} images could be decoded")
         if self.images > MOST_PRINTED:
@@ -40,10 +40,11 @@ class Report:
         self.about_images.finish()
         if self.skipped:
             self.log.line(f"Skipped images: {self.skipped} of {self.expected}")
+        return f"done: {self.images} {'image' if self.images == 1 else 'images'}"
 
     def _add_image(self, name: str, sha256: str, vector: np.ndarray) -> None:
         largest = vector.argsort(kind="stable")[::-1][: self.topk]
-        label = self.encoder.label
+        label = self.encoder.label if self.encoder.weights_source != "random" else None
         top = [
             TopEntry(index=index, value=float(vector[index]), label=label(index) if label else None)
             for index in largest.tolist()

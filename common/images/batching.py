@@ -49,6 +49,10 @@ class Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return -(-len(self.samples) // self.batch_size)
 
+    def size_of(self, index: int) -> int:
+        """How many images the batch is of, those that can't be decoded too."""
+        return min(self.batch_size, len(self.samples) - index * self.batch_size)
+
     def __getitem__(self, index: int) -> Batch:
         pixel_values, good, skipped, refused, remarks = [], [], {}, None, Remarks()
         for sample in self.samples[index * self.batch_size : (index + 1) * self.batch_size]:

@@ -19,6 +19,7 @@ from common.images import finding, formats, modes
 from common.images.modes import Stored
 from common.images.remarks import FRAMES, ImagesReport, Remarks
 from common.log.writer import RunLog
+from common.stand_ins import stand_in
 
 SMALLEST_CROP = 0.5  # of the image's width and height
 MAX_ASPECT_RATIO = 500  # the short side is resized to the model's size: a longer image would take gigabytes
@@ -68,7 +69,9 @@ class Sample:
                 image = modes.to_rgb(ImageOps.exif_transpose(file), stored)
                 frames = _count_frames(file)
         except DECODING_ERRORS as error:
-            raise ImageError(self.path, f"can't be decoded as an image: {first_line(error)}") from error
+            instead = stand_in(self.path)
+            reason = f"it {instead}" if instead else first_line(error)
+            raise ImageError(self.path, f"can't be decoded as an image: {reason}") from error
         info = image.info | ({FRAMES: frames} if frames > 1 else {})
         if self.crop is not None:
             left, top, right, bottom = self.crop

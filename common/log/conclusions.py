@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from common.log.events import Cause, Layer
 from common.log.figures import percent, share
-from common.log.formulas import STANDS_OUT, rounding_of, size_of
+from common.log.formulas import rounding_of, size_of
 from common.log.reader import UnjudgeableError
 
 
@@ -24,6 +24,7 @@ class Words(NamedTuple):
 
 
 UNEXPLAINED = "unexplained"
+BEFORE = 3.0  # times its own error: then most of what a block's output is off by came with its input
 ATTENTION = "attention"
 CAUSES = {
     ATTENTION: Words("the device's fused attention", "设备的融合注意力算子"),
@@ -109,8 +110,11 @@ def advise(causes: Sequence[Cause], numerics: str) -> Words | None:
     return Words(f"{given} removes it", f"使用 {given} 可消除该误差")
 
 
-def conclude_blocks(layers: Sequence[Layer], dtype: str) -> Words:
-    """Where the error of a device that computes in `dtype` arises, from all `layer` events of a run."""
+def conclude_blocks(layers: Sequence[Layer], dtype: str, error: float | None) -> Words:
+    """Where the error of a device that computes in `dtype` arises, from all `layer` events of a run.
+
+    `error` is the worst relative L2 of an output of that image; None where it is not finite.
+    """
     if not layers:
         return Words("no block of the main chain was examined", "没有逐 block 记录")
     isolated, propagated = [layer.isolated for layer in layers], [layer.propagated for layer in layers]
@@ -122,19 +126,25 @@ def conclude_blocks(layers: Sequence[Layer], dtype: str) -> Words:
             f"the error arises in {name}: alone it errs by {found.en}, others by {others.en}",
             f"误差产生于 {name}：单独计算时误差为 {found.zh}，其余 block 为 {others.zh}",
         )
-    largest = max(range(len(layers)), key=lambda at: size_of(isolated[at]))
-    if size_of(propagated[0]) > max(rounding_of(dtype), STANDS_OUT * size_of(isolated[largest])):
-        name, found = _name(layers[0]), _shown(propagated[0])
-        return Words(
-            f"the error enters before {name}: its output is off by {found.en}, alone it is right",
-            f"误差在 {name} 之前已经产生：其输出误差为 {found.zh}，单独计算则正确",
-        )
-    worst = max(propagated, key=size_of)
+    worst, first = max(propagated, key=size_of), size_of(propagated[0])
     if size_of(worst) <= rounding_of(dtype):
+        if size_of(error) <= rounding_of(dtype):
+            return Words(
+                f"all blocks are right within rounding ({percent(worst)})",
+                f"所有 block 的误差都在舍入范围内（{percent(worst)}）",
+            )
+        after = _shown(error)
         return Words(
-            f"all blocks are right within rounding ({percent(worst)}): a larger error arises after them",
-            f"所有 block 的误差都在舍入范围内（{percent(worst)}）：更大的误差产生于其后",
+            f"all blocks are right within rounding ({percent(worst)}): the error of {after.en} arises after them",
+            f"所有 block 的误差都在舍入范围内（{percent(worst)}）：{after.zh} 的误差产生于其后",
         )
+    if first >= size_of(worst) / 2 and size_of(isolated[0]) <= first / BEFORE:
+        name, found, alone = _name(layers[0]), _shown(propagated[0]), _shown(isolated[0])
+        return Words(
+            f"the error enters before {name}: its output is off by {found.en}, alone it errs by {alone.en}",
+            f"误差在 {name} 之前已经产生：其输出误差为 {found.zh}，单独计算时仅 {alone.zh}",
+        )
+    largest = max(range(len(layers)), key=lambda at: size_of(isolated[at]))
     name, found, others = _name(layers[largest]), _shown(isolated[largest]), _shown(middle)
     return Words(
         f"no block stands out: alone they err by {others.en} in the median and {found.en} at most, in {name}",

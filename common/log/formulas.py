@@ -312,6 +312,7 @@ def probe_contradictions(probe: Probe, operators: Iterable[str], dtype: str) -> 
     for operator in operators:
         key = operator if operator in gelus else f"{operator}_mantissa_bits"
         found = getattr(probe, key)
-        if found != gelus[operator] if operator in gelus else found < LEAST_BITS[dtype]:
+        right = found == gelus[operator] if operator in gelus else LEAST_BITS[dtype] <= found <= MANTISSA_BITS[dtype]
+        if not right:
             faults.append(f"{key} is {found}, not {gelus.get(operator, MANTISSA_BITS[dtype])}")
     return faults

@@ -11,7 +11,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -76,8 +76,9 @@ class RunLog:
             raise OSError(error.errno, f"the log can't be written: {error.strerror}", self._file.name) from error
         if copy is not None:
             try:
-                copy.write(text + "\n")
-                copy.flush()
+                with _beside_progress_bars():
+                    copy.write(text + "\n")
+                    copy.flush()
             except BrokenPipeError:  # whoever read along has left; the run goes on, into its file
                 os.dup2(os.open(os.devnull, os.O_WRONLY), copy.fileno())
             except OSError as error:
@@ -99,6 +100,13 @@ class RunLog:
                 self._file.close()
             if error is None:
                 raise
+
+
+def _beside_progress_bars() -> AbstractContextManager[Any]:
+    """tqdm's bars, where there are any, are not on the line that is written."""
+    tqdm: Any = sys.modules.get("tqdm")
+    found: AbstractContextManager[Any] = tqdm.tqdm.external_write_mode() if tqdm else nullcontext()
+    return found
 
 
 class NoLog(RunLog):

@@ -78,25 +78,37 @@ def report_rows(
     return rows
 
 
+def summarize(rows: Sequence[Perf]) -> str:
+    """The best throughput and the latency of one image, in a few words."""
+    timed = [(row.batch_size, row.timed.figures) for row in rows if row.timed]
+    if not timed:
+        return "no batch size could be timed"
+    size, best = max(timed, key=lambda pair: pair[1].throughput_ips)
+    alone = [f", {found.latency.avg_latency_ms:.3f} ms at batch size 1" for size, found in timed if size == 1]
+    return "".join([f"{best.throughput_ips:.2f} images/s at batch size {size}", *alone])
+
+
 def report_row(log: RunLog, row: Perf, compiled: bool) -> None:
     log.line()
     log.line(f"batch_size: {row.batch_size}")
+    batch = f"batch {row.batch_size}"
     if row.timed is None:
-        log.line(f"status: {row.status} ({row.reason})")
+        log.line(f"{batch} status: {row.status} ({row.reason})")
         return
     figures = row.timed.figures
-    log.line(f"first_call_ms: {row.timed.first_call_ms:.3f}{' (with its compilation)' if compiled else ''}")
-    log.line(f"samples: {figures.latency.n}")
+    compiled_too = " (with its compilation)" if compiled else ""
+    log.line(f"{batch} first_call_ms: {row.timed.first_call_ms:.3f}{compiled_too}")
+    log.line(f"{batch} samples: {figures.latency.n}")
     for key in formulas.LATENCY_KEYS:
-        log.line(f"{key}: {format_ms(key, figures.latency)}")
-    log.line(f"stable: {'yes' if figures.latency.stable else 'no'}")
-    log.line(f"throughput_ips: {figures.throughput_ips:.2f}")
-    log.line(f"end_to_end_ips: {figures.end_to_end_ips:.2f}")
+        log.line(f"{batch} {key}: {format_ms(key, figures.latency)}")
+    log.line(f"{batch} stable: {'yes' if figures.latency.stable else 'no'}")
+    log.line(f"{batch} throughput_ips: {figures.throughput_ips:.2f}")
+    log.line(f"{batch} end_to_end_ips: {figures.end_to_end_ips:.2f}")
     share = figures.limit.percent_of_limit
     if share is not None:
-        log.line(f"achieved_tflops: {figures.limit.achieved_tflops:.3f}")
-        log.line(f"percent_of_limit: {share:.1%}")
-    log.line(f"output_relative_l2: {percent(row.timed.output_relative_l2)}")
+        log.line(f"{batch} achieved_tflops: {figures.limit.achieved_tflops:.3f}")
+        log.line(f"{batch} percent_of_limit: {share:.1%}")
+    log.line(f"{batch} output_relative_l2: {percent(row.timed.output_relative_l2)}")
 
 
 def warn_of_the_impossible(log: RunLog, measurement: Measurement, work: Work, limit: Limit) -> None:
@@ -104,11 +116,12 @@ def warn_of_the_impossible(log: RunLog, measurement: Measurement, work: Work, li
     share = formulas.fastest_of_limit(measurement.fastest_ips, work.gflop, limit.gemm_tflops)
     if share <= formulas.MOST_OF_LIMIT:
         return
-    log.line(f"fastest_of_limit: {share:.1%}")
+    batch = f"batch {measurement.batch_size}"
+    log.line(f"{batch} fastest_of_limit: {share:.1%}")
     if is_steady(limit):
-        log.line("warning: this is more than the device can: the time is not synchronised, or nothing was computed")
+        log.line(f"warning: {batch} is faster than the device can be: not synchronised, or nothing was computed")
     else:
-        log.line(f"warning: this is more than an unsteady limit, which proves nothing: {HELP} helps")
+        log.line(f"warning: {batch} is above an unsteady limit, which proves nothing: {HELP} helps")
 
 
 def format_ms(key: str, latency: LatencyFigures) -> str:

@@ -86,13 +86,20 @@ class Measurement:
         return cls(subject, batch_size, subject.passes(batch_size))
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Take a step; a failure of the device ends this batch size, and the sweep goes on."""
+        """Take a step. Where memory does not suffice this batch size ends, and the sweep goes on.
+
+        So it does for an operator that does not take this size; but what the driver reports ends the run: from then on
+        a device may compute nothing, and the other batch sizes would be timed so.
+        """
         if self.status != "ok":
             return
         try:
             step(*arguments)
         except RuntimeError as error:
-            self.status = "oom" if devices.is_out_of_memory(error) else "error"
+            is_memory = devices.is_out_of_memory(error)
+            if not is_memory and devices.is_told_by_a_driver(error, self.subject.pixel_values.device):
+                raise
+            self.status = "oom" if is_memory else "error"
             self.reason = first_line(error)
         if self.status != "ok":
             devices.empty_cache(self.subject.pixel_values.device)

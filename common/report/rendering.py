@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from jinja2.runtime import Context, Macro
 
 from common.log import conclusions, schema
-from common.log.events import DECLARED, PACKAGES
+from common.log.events import DECLARED, PACKAGES, Accuracy
 from common.log.figures import format_figure, format_metric, percent
-from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS
-from common.log.reader import UnjudgeableError
+from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
+from common.log.reader import Run, UnjudgeableError
 from common.report.facts import Page
 from common.report.markdown import Markdown, escape, tidy
 
@@ -53,12 +53,20 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {declared.__name__: declared for declared in DECLARED.values()}
     made.globals |= {"PACKAGES": PACKAGES, "METRICS": METRICS, "LATENCY_KEYS": LATENCY_KEYS, "LIMIT_KEYS": LIMIT_KEYS}
     made.globals |= {"whole": whole, "causes": conclusions.conclude_causes, "blocks": conclusions.conclude_blocks}
+    made.globals |= {"worst_error": worst_error}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape}
     return made
 
 
 def render(page: Page, template: str, folder: Path = TEMPLATES) -> str:
     return tidy(environment(folder).get_template(template).render(page=page))
+
+
+def worst_error(run: Run) -> float | None:
+    """The worst relative L2 of an accuracy run's outputs against its first reference; None where it is not finite."""
+    found = run.all(Accuracy)
+    errors = [each.worst.relative_l2 for each in found if each.reference == found[0].reference]
+    return max(errors, key=size_of, default=None)
 
 
 def whole(part: Callable[[], str], otherwise: str) -> Markdown:

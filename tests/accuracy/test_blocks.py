@@ -49,7 +49,8 @@ def unchanged(module: nn.Module) -> None:
 
 
 def conclude(layers: list[Layer], dtype: torch.dtype) -> str:
-    return conclusions.conclude_blocks(layers, devices.dtype_name(dtype)).en
+    last = layers[-1].propagated if layers else None
+    return conclusions.conclude_blocks(layers, devices.dtype_name(dtype), last).en
 
 
 def blamed(layers: list[Layer]) -> list[int]:
@@ -107,7 +108,7 @@ def test_an_explanation_without_a_chain_names_the_cause_alone(tmp_path: Path) ->
         RunLog(tmp_path / "accuracy.log", "accuracy_run.py", []) as log,
         session.start(log, "cpu", "float32", "fast") as running,
     ):
-        explanation.explain(running, Flat(), Flat(), pixel_values, (embedding + 0.01, hidden_state), "a.png")
+        explanation.explain(running, Flat(), Flat(), pixel_values, (embedding + 0.01, hidden_state), "a.png", 0.01)
     assert "\nblocks: Flat has no parts" in (tmp_path / "accuracy.log").read_text()
     events = [record["event"] for record in read_records(tmp_path / "accuracy.log")]
     assert "cause" in events

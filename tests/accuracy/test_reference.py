@@ -254,7 +254,7 @@ def test_what_is_no_safetensors_file_is_refused(
     file = tmp_path / "reference.safetensors"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(UserError, match="is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"is no whole safetensors file|is empty|is a text \(no safetensors\)"):
         run(tmp_path, tiny_timm, "--reference", file)
     with pytest.raises(UserError, match="is no whole safetensors file"):
         run(tmp_path, tiny_timm, "--reference", tmp_path)
@@ -264,8 +264,8 @@ def test_every_truncation_is_refused(saved: Path, tmp_path: Path) -> None:
     content = saved.read_bytes()
     for end in range(0, len(content) - 1, len(content) // 40):
         (tmp_path / "cut").write_bytes(content[:end])
-        with pytest.raises(UserError, match="is no whole safetensors file"):
-            saved_reference.read(tmp_path / "cut", ["float32"], 2, [])
+        with pytest.raises(UserError, match="is no whole safetensors file" if end else "is empty"):
+            saved_reference._read(tmp_path / "cut")
 
 
 def test_a_models_weights_are_no_reference(tiny_timm: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_other_weights_are_refused(saved: Path, tmp_path: Path) -> None:
 
 
 def test_more_samples_than_saved_are_refused(saved: Path, tiny_timm: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds 2 samples, not 3; --samples 2"):
+    with pytest.raises(UserError, match="holds 2 samples, not 3; without --samples"):
         run(tmp_path, tiny_timm, "--reference", saved, "--samples", "3")
 
 

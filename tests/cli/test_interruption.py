@@ -24,6 +24,7 @@ import inference
 from common.cli import launch
 from common.images import decoding
 from common.log import reader, writer
+from common.log.events import Skipped
 
 # Where a run is cut: at its first record, while it loads, computes, and writes a file, and at its very last record.
 CUTS = ("run_start", "env", "sample", "reference", "run_end")
@@ -34,6 +35,7 @@ import accuracy_run
 from common.accuracy import saved_reference
 from common.cli import launch
 from common.log import reader, writer
+from common.log.events import Skipped
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children too
 
@@ -148,7 +150,7 @@ def holds_a_whole_run(log: Path) -> bool:
 def write_a_log(folder: Path) -> None:
     with writer.RunLog(folder / "accuracy.log", "accuracy_run.py", []) as log:
         for number in range(3):
-            log.record("sample", number=number)
+            log.record(Skipped(image=f"{number}.png", reason="of the test"))
 
 
 @pytest.mark.parametrize("at", range(1, 6))

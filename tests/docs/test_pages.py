@@ -36,7 +36,6 @@ OTHER_FLAGS = {"--system-site-packages", "--shm-size", "--node-rank", "--mutants
 OTHER_MESSAGES = {
     "error: externally-managed-environment",
     "operator torchvision::nms does not exist",
-    "Failed to load the backend extension: torch_npu",
     "torch_npu ... finds 0 NPU devices",
 }
 

@@ -7,6 +7,8 @@ model on the hub.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import random
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from conftest import ROOT, Runner
 from helpers.hub_server import HubServer
 from helpers.logs import read_run
@@ -36,11 +40,23 @@ WORKER = """
 import json, os, sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
-from common.encoder import hubs
+from common.cli.options import ModelChoice
+from common.encoder import checkpoints, hubs
 from common.errors import UserError
 for line in sys.stdin:
+    call = json.loads(line)
     try:
-        answer = {"path": str(hubs.fetch_snapshot(**json.loads(line)))}
+        if call["do"] == "fetch":
+            path = hubs.fetch_snapshot(**call["with"])
+            answer = {"path": str(path), "recorded": checkpoints.recorded_name(path)}
+        elif call["do"] == "load":
+            from common.encoder import loading
+            encoder = loading.load_encoder(ModelChoice(**call["with"]))
+            names = ("model", "library", "weights_source", "weights_sha256")
+            answer = {name: getattr(encoder, name) for name in names}
+            answer["preprocessing"] = encoder.preprocessing["source"]
+        else:
+            answer = {"path": str(hubs._snapshot_download(**call["with"], local_files_only=False))}
     except UserError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), file=answers, flush=True)
@@ -53,6 +69,7 @@ class Fetched:
 
     path: Path | None
     error: str = ""
+    recorded: str = ""
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -95,13 +112,28 @@ class Client:
 
     def fetch(self, model: str, revision: str | None = None, with_weights: bool = True) -> Fetched:
         call = {"model": model, "hub": self.name, "revision": revision, "with_weights": with_weights}
+        answer = self._ask("fetch", call)
+        if "path" not in answer:
+            return Fetched(None, answer["error"])
+        return Fetched(Path(answer["path"]), recorded=answer["recorded"])
+
+    def load(self, model: str, **choice: str | None) -> dict[str, str]:
+        """What is recorded of the encoder, or its `error`."""
+        prefixed = model.startswith("hf")  # which names its hub
+        return self._ask("load", {"model": model, "hub": None if prefixed else self.name, **choice})
+
+    def download(self, model: str, *names: str) -> None:
+        """Fetch these files alone, as another program would."""
+        self._ask("download", {"model": model, "hub": self.name, "revision": None, "patterns": names})
+
+    def _ask(self, do: str, arguments: Mapping[str, object]) -> dict[str, str]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(call) + "\n")
+        self._process.stdin.write(json.dumps({"do": do, "with": arguments}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, f"{self.name}: an error that is no UserError ended the process"
-        answer = json.loads(line)
-        return Fetched(Path(answer["path"])) if "path" in answer else Fetched(None, answer["error"])
+        answer: dict[str, str] = json.loads(line)
+        return answer
 
 
 def with_python_path(folder: Path) -> str:
@@ -146,6 +178,13 @@ def index_of(*names: str) -> dict[str, bytes]:
     return {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
 
 
+def contents(folder: Path, **changes: object) -> dict[str, bytes]:
+    """A checkpoint's files, its config with some changes."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    config = json.loads(files["config.json"])
+    return {**files, "config.json": json.dumps({**config, **changes}).encode()}
+
+
 # ------------------------------------------------------------------------------------------------ what is fetched
 def test_only_json_and_safetensors_are_fetched(client: Client, publish: Publish) -> None:
     wanted = {**JSON, "model.safetensors": WEIGHTS}
@@ -181,12 +220,79 @@ def test_no_variant_of_the_weights_is_fetched(client: Client, publish: Publish) 
 
 def test_exactly_the_shards_of_the_index_are_fetched(client: Client, publish: Publish) -> None:
     shards = {name: name.encode() for name in SHARDS}
-    duplicates = ("model.safetensors", "model.fp16-00001-of-00002.safetensors", "model-00003-of-00003.safetensors")
+    duplicates = (
+        "open_clip_model.safetensors",
+        "model.fp16-00001-of-00002.safetensors",
+        "model-00003-of-00003.safetensors",
+    )
     index = index_of(*SHARDS)
     fetched = client.fetch(publish({**JSON, **NOT_WANTED, **index, **shards, **dict.fromkeys(duplicates, b"no")}))
     assert fetched.files == {**JSON, **index, **shards}
     assert sorted(client.hub.downloads[-2:]) == sorted(SHARDS)
     assert sorted(client.hub.downloads) == sorted({**JSON, **index, **shards})
+
+
+def test_a_stale_index_leads_to_no_shard(client: Client, publish: Publish) -> None:
+    """As the folder itself would be read: the whole file alone."""
+    fetched = client.fetch(publish({**PLAIN, **index_of(*SHARDS), SHARDS[0]: b"of an earlier day"}))
+    assert fetched.files["model.safetensors"] == WEIGHTS
+    assert SHARDS[0] not in client.hub.downloads
+
+
+BIN_SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+BIN_INDEX = {
+    "pytorch_model.bin.index.json": json.dumps({"weight_map": dict(zip("ab", BIN_SHARDS, strict=True))}).encode()
+}
+TRAINING = dict.fromkeys(("training_args.bin", "optimizer.pt", "tf_model.h5", "onnx/model.onnx"), b"no weights")
+OF_PICKLES: dict[str, tuple[dict[str, bytes], set[str]]] = {
+    "alone": ({"pytorch_model.bin": WEIGHTS}, {"pytorch_model.bin"}),
+    "of another name": ({"dino_vitbase8_pretrain.pth": WEIGHTS}, {"dino_vitbase8_pretrain.pth"}),
+    "shards": ({**BIN_INDEX, BIN_SHARDS[0]: WEIGHTS, BIN_SHARDS[1]: b"the second"}, {*BIN_INDEX, *BIN_SHARDS}),
+    "a stale index": ({**BIN_INDEX, "pytorch_model.bin": WEIGHTS}, {*BIN_INDEX, "pytorch_model.bin"}),
+    "a name of odd characters": ({"vit [ema]*.pth": WEIGHTS, "vit e.txt": b""}, {"vit [ema]*.pth"}),
+}
+
+
+@pytest.mark.parametrize(("files", "wanted"), OF_PICKLES.values(), ids=OF_PICKLES)
+def test_a_pickle_is_fetched_where_there_are_no_safetensors(
+    client: Client, publish: Publish, files: dict[str, bytes], wanted: set[str]
+) -> None:
+    model = publish({**JSON, **TRAINING, **files})
+    fetched = client.fetch(model)
+    assert set(fetched.files) == {*JSON, *wanted}
+    assert set(client.hub.downloads) == {*JSON, *wanted}
+    client.hub.forget()
+    assert client.fetch(model).files == fetched.files
+    assert client.hub.requests == []
+
+
+CANT_BE_TOLD = {
+    "several": (
+        {"a.safetensors": WEIGHTS, "b.safetensors": WEIGHTS},
+        "2 files of weights (a.safetensors, b.safetensors)",
+    ),
+    "several pickles": ({"a.pth": WEIGHTS, "b.pth": WEIGHTS}, "2 files of weights (a.pth, b.pth)"),
+    "none": ({}, "no weights in safetensors or PyTorch's format"),
+    "shards without their index": ({SHARDS[0]: WEIGHTS, SHARDS[1]: WEIGHTS}, "but no index of the shards"),
+}
+
+
+@pytest.mark.parametrize(("files", "told"), CANT_BE_TOLD.values(), ids=CANT_BE_TOLD)
+def test_no_weights_are_fetched_where_it_can_t_be_told_which(
+    client: Client, publish: Publish, files: dict[str, bytes], told: str
+) -> None:
+    model = publish({**JSON, **TRAINING, **files})
+    refusal = client.fetch(model).refusal
+    assert told in refusal
+    assert f"{model} on {client.name} has " in refusal
+    assert set(client.hub.downloads) == set(JSON)
+
+
+def test_the_folder_in_the_cache_is_recorded_by_its_id(client: Client, publish: Publish) -> None:
+    model = publish(PLAIN)
+    assert client.fetch(model).recorded == model
+    client.hub.add("someone/tiny.v1_in1k", client.hub._repositories[model].folders[""])
+    assert client.fetch("someone/tiny.v1_in1k").recorded == "someone/tiny.v1_in1k"
 
 
 def test_weights_of_another_name_are_fetched(client: Client, publish: Publish) -> None:
@@ -334,16 +440,6 @@ def test_a_gated_repository_names_the_token(client: Client, publish: Publish, st
     assert TOKENS[client.name] in client.fetch(model).refusal
 
 
-def test_a_pickle_is_never_fetched_in_place_of_safetensors(client: Client, publish: Publish) -> None:
-    model = publish({**JSON, **NOT_WANTED})
-    refusal = client.fetch(model).refusal
-    assert model in refusal
-    assert "safetensors" in refusal
-    assert "weights_only=True" in refusal
-    assert "--revision" in refusal
-    assert sorted(client.hub.downloads) == sorted(JSON)
-
-
 def test_an_unreachable_hub_is_named_with_what_was_tried(client: Client, publish: Publish) -> None:
     model = publish(PLAIN)
     client.hub.stop()
@@ -378,13 +474,132 @@ NO_INDEX = {
 
 @pytest.mark.parametrize("index", NO_INDEX.values(), ids=NO_INDEX)
 def test_an_index_of_no_shards_is_refused(client: Client, publish: Publish, index: bytes) -> None:
-    model = publish({**PLAIN, "model.safetensors.index.json": index})
+    model = publish({**JSON, "model.safetensors.index.json": index})
     assert "model.safetensors.index.json" in client.fetch(model).refusal
     assert sorted(client.hub.downloads) == sorted([*JSON, "model.safetensors.index.json"])
 
 
+# ------------------------------------------------------------------------- whose it is, and whether it can be used
+@pytest.mark.parametrize(("prefix", "hub"), [("", None), ("hf-hub:", "huggingface"), ("hf_hub:", "huggingface")])
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_the_library_is_the_configs_under_any_owner(
+    library: str, prefix: str, hub: str | None, client: Client, publish: Publish, request: pytest.FixtureRequest
+) -> None:
+    if hub not in (None, client.name):
+        pytest.skip("the prefix is of the other hub")
+    folder = request.getfixturevalue("tiny_timm" if library == "timm" else "tiny_vit")
+    model = publish(contents(folder))
+    found = client.load(prefix + model)
+    assert (found["model"], found["library"], found["weights_source"]) == (model, library, model)
+    assert found["weights_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    names = sorted(path.name for path in folder.iterdir())
+    assert sorted(client.hub.downloads) == names
+    assert client.hub.downloads[-1] == "model.safetensors"
+
+
+def test_a_prefixed_id_may_name_its_revision(client: Client, publish: Publish, tiny_timm: Path) -> None:
+    model = publish(contents(tiny_timm), revision="v1.0")
+    found = client.load(f"hf-hub:{model}@v1.0", hub=client.name)
+    assert (found["model"], found["library"]) == (model, "timm")
+    assert "no such model or revision" in client.load(f"hf-hub:{model}@v2.0", hub=client.name)["error"]
+
+
+def test_an_id_as_modelscopes_cache_writes_it_is_that_of_the_hub(
+    client: Client, publish: Publish, tiny_timm: Path
+) -> None:
+    client.hub.add("timm/test_vit.r160_in1k", tiny_timm)
+    for text in ("timm/test_vit___r160_in1k", "timm/test_vit.r160_in1k"):
+        found = client.load(text)
+        assert (found["model"], found["weights_source"]) == ("timm/test_vit.r160_in1k",) * 2
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_a_repository_of_a_pickle_alone_is_loaded(
+    library: str, client: Client, publish: Publish, request: pytest.FixtureRequest
+) -> None:
+    files = contents(request.getfixturevalue("tiny_timm" if library == "timm" else "tiny_vit"))
+    buffer = io.BytesIO()
+    torch.save(safetensors.torch.load(files.pop("model.safetensors")), buffer)
+    found = client.load(publish({**files, **TRAINING, "pytorch_model.bin": buffer.getvalue()}))
+    assert found["weights_sha256"] == hashlib.sha256(buffer.getvalue()).hexdigest()
+    assert set(client.hub.downloads) == {*files, "pytorch_model.bin"}
+
+
+BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 9}
+GREY = {"input_size": [1, 160, 160], "fixed_input_size": True}
+UNUSABLE: dict[str, tuple[dict[str, bytes], str]] = {
+    "no config": ({"README.md": b"weights"}, "has no config.json"),
+    "OpenCLIP's": ({"open_clip_config.json": b"{}"}, "it has ['open_clip_config.json']"),
+    "no library": ({"config.json": b"{}"}, "names neither a timm architecture nor a transformers model_type"),
+    "diffusers'": ({"config.json": b'{"_class_name": "UNet2DModel"}'}, "names neither a timm architecture"),
+    "no JSON": ({"config.json": b"<html>"}, "is a page of HTML or XML"),
+    "a list": ({"config.json": b"[]"}, "holds no JSON object"),
+    "an unknown type": ({"config.json": b'{"model_type": "evaclip"}'}, "evaclip"),
+    "code on the hub": ({"config.json": b'{"model_type": "x", "auto_map": {"AutoModel": "x.X"}}'}, "is never run"),
+    "an unknown architecture": ({"config.json": b'{"architecture": "vit_of_tomorrow"}'}, "Unknown model"),
+    "grey images": (
+        {
+            "config.json": json.dumps(
+                {"architecture": "test_vit", "pretrained_cfg": GREY, "model_args": {"in_chans": 1}}
+            ).encode()
+        },
+        "takes images of 1 channels",
+    ),
+    "text": ({"config.json": json.dumps({"model_type": "bert", **BERT}).encode()}, "is no vision encoder"),
+    "a decoder": ({"config.json": b'{"model_type": "pix2struct"}'}, "is no encoder: it decodes too"),
+    "depth": ({"config.json": b'{"model_type": "dpt"}'}, "is no encoder"),
+    "videos": ({"config.json": b'{"model_type": "videomae"}'}, "takes videos"),
+    "an unknown preprocessing": (
+        {
+            "config.json": b'{"model_type": "vit", "hidden_size": 12, "num_hidden_layers": 1}',
+            "preprocessor_config.json": b'{"image_processor_type": "OwnImageProcessor"}',
+        },
+        "OwnImageProcessor",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "told"), UNUSABLE.values(), ids=UNUSABLE)
+def test_what_can_t_be_used_is_refused_before_its_weights_are_fetched(
+    client: Client, publish: Publish, files: dict[str, bytes], told: str
+) -> None:
+    model = publish({**files, "model.safetensors": WEIGHTS, "pytorch_model.bin": WEIGHTS})
+    error = client.load(model)["error"]
+    assert told in error
+    assert len(error.splitlines()) == 1
+    assert [name for name in client.hub.downloads if not name.endswith(".json")] == []
+
+
+def test_random_weights_need_the_json_files_alone(client: Client, publish: Publish, tiny_timm: Path) -> None:
+    found = client.load(publish(contents(tiny_timm)), weights="random")
+    assert (found["library"], found["weights_source"]) == ("timm", "random")
+    assert client.hub.downloads == ["config.json"]
+
+
+def test_a_preprocessing_that_another_program_left_out_is_fetched(
+    client: Client, publish: Publish, tiny_vit: Path
+) -> None:
+    """As transformers' AutoModel does: the cache has the model, and the hub more than that."""
+    model = publish(contents(tiny_vit))
+    client.download(model, "config.json", "model.safetensors")
+    client.hub.forget()
+    assert client.load(model)["preprocessing"] == "preprocessor_config.json"
+    assert client.hub.downloads == ["preprocessor_config.json"]
+
+
+def test_without_the_hub_such_a_cache_is_used_as_it_is(client: Client, publish: Publish, tiny_vit: Path) -> None:
+    model = publish(contents(tiny_vit))
+    client.download(model, "config.json", "model.safetensors")
+    client.hub.stop()
+    assert client.load(model)["preprocessing"].startswith("default: ")
+
+
 # ---------------------------------------------------------------------------------------------------- the real script
-MODELS = [("modelscope", "timm/test_vit", "tiny_timm"), ("huggingface", "someone/tiny", "tiny_vit")]
+MODELS = [
+    ("modelscope", "timm/test_vit", "tiny_timm"),
+    ("huggingface", "someone/tiny", "tiny_vit"),
+    ("huggingface", "someone/pathology-vit", "tiny_timm"),
+]
 ROUTES = {"modelscope": "/api/v1/", "huggingface": "/api/models/"}
 
 

@@ -108,7 +108,7 @@ def explain(reference: nn.Module, module: nn.Module, pixel_values: Tensor, cpu: 
             raise DifferenceError(f"{cause} makes it NaN or infinite")
     layers = blocks.profile(reference, module, pixel_values)
     if not layers or any(formulas.size_of(layer.isolated) > NOISE for layer in layers):
-        raise DifferenceError(f"its blocks: {conclusions.conclude_blocks(layers, 'float32').en}")
+        raise DifferenceError(f"its blocks: {conclusions.conclude_blocks(layers, 'float32', None).en}")
 
 
 def run_on_npu(module: nn.Module, pixel_values: Tensor) -> list[Tensor]:

@@ -98,14 +98,20 @@ def cut(path: Path) -> None:
     path.write_bytes(photo(path).read_bytes()[:-60])
 
 
+def pointer(path: Path) -> None:
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 405\n")
+
+
 # ------------------------------------------------------------------------------------------------------- images
 # What an image is, its name, how it is made, and what is said of it; None where it is taken.
 UNDECODABLE = "can't be decoded as an image: "
 IMAGES: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
     "truncated JPEG": ("a.jpg", cut, "a.jpg can't be decoded as an image: image file is truncated"),
     "truncated PNG": ("a.png", cut, "a.png can't be decoded as an image: "),
-    "zero bytes": ("a.jpg", Path.touch, "a.jpg can't be decoded as an image: cannot identify image file"),
-    "text": ("a.jpg", lambda path: path.write_text("no image"), "a.jpg can't be decoded as an image: cannot identify"),
+    "zero bytes": ("a.jpg", Path.touch, "a.jpg can't be decoded as an image: it is empty: "),
+    "text": ("a.jpg", lambda path: path.write_text("no image"), UNDECODABLE + "it is a text (no image), not"),
+    "git-lfs pointer": ("a.jpg", pointer, UNDECODABLE + "it is a git-lfs pointer, not the file itself: run `git lfs"),
+    "HTML": ("a.png", lambda path: path.write_text("<html>404</html>"), UNDECODABLE + "it is a page of HTML"),
     "wrong extension": ("a.jpg", lambda path: photo(path, format="PNG"), None),
     "decompression bomb": ("a.png", lambda path: path.write_bytes(png_of_size(60_000, 60_000)),
                            UNDECODABLE + "Image size (3600000000 pixels) exceeds limit of 178956970 pixels"),
@@ -263,7 +269,13 @@ def replaced(make: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 def index(content: object) -> Callable[[Path], object]:
-    return lambda folder: (folder / INDEX).write_text(content if isinstance(content, str) else json.dumps(content))
+    """An index in place of the whole file, beside which it would have nothing to say."""
+
+    def make(folder: Path) -> None:
+        file_of(folder).unlink(missing_ok=True)
+        (folder / INDEX).write_text(content if isinstance(content, str) else json.dumps(content))
+
+    return make
 
 
 def config(content: bytes) -> Callable[[Path], object]:
@@ -278,13 +290,13 @@ NO_FILE = "lacks model.safetensors, or it is no regular file"
 OUTSIDE = "no .safetensors file of its own folder"
 WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda f: os.truncate(file_of(f), file_of(f).stat().st_size - 9), "is no whole safetensors file: "),
-    "zero bytes": (lambda f: os.truncate(file_of(f), 0), "is no whole safetensors file: "),
+    "zero bytes": (lambda f: os.truncate(file_of(f), 0), "is empty: "),
     "header of absurd length": (with_header(b"{}", length=2**62), "header too large"),
     "header that is no JSON": (with_header(b"{nonsense"), "invalid JSON in header"),
     "overlapping offsets": (with_header(tensors((0, 16), (8, 24))), "invalid offset"),
     "offsets beyond the file": (with_header(tensors((0, 16000))), "is no whole safetensors file: "),
     "pickle": (lambda f: file_of(f).write_bytes(b"\x80\x04\x95" + bytes(100)), "is no whole safetensors file: "),
-    "zip with a pickle": (zipped, "is no whole safetensors file: "),
+    "zip with a pickle": (zipped, "is what torch.save writes, not safetensors: "),
     "integers": (as_dtype(torch.int32), "holds quantised weights, which are not read ("),
     "float8": (as_dtype(torch.float8_e4m3fn), "holds quantised weights, which are not read ("),
     "wrong shape": (edited(lambda state, name: state.update({name: torch.zeros(3, 3)})), "(1 misshapen: "),
@@ -294,14 +306,14 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "symlink to itself": (replaced(lambda file: file.symlink_to(file.name)), NO_FILE),
     "FIFO": (replaced(os.mkfifo), NO_FILE),
     "folder": (replaced(Path.mkdir), NO_FILE),
-    "no file": (replaced(lambda file: None), "has 0 .safetensors files"),
+    "no file": (replaced(lambda file: None), "has no weights in safetensors or PyTorch's format"),
     "index that names a missing shard": (index({"weight_map": {"a": "b.safetensors"}}), "lacks b.safetensors"),
     "index that leaves its folder": (index({"weight_map": {"a": "../b.safetensors"}}), OUTSIDE),
     "index with an absolute path": (index({"weight_map": {"a": "/b.safetensors"}}), OUTSIDE),
     "index that names a number": (index({"weight_map": {"a": 3}}), OUTSIDE),
     "index that names nothing": (index({"weight_map": {}}), "names no shard"),
-    "index that is a list": (index([]), "is no index of safetensors shards"),
-    "index that is nested deeply": (index("[" * 100_000), "is no index of safetensors shards"),
+    "index that is a list": (index([]), "is no index of shards"),
+    "index that is nested deeply": (index("[" * 100_000), "is no index of shards"),
     "config that is a list": (config(b"[]"), "config.json holds no JSON object"),
     "config that is not UTF-8": (config(b"\xff{}"), "config.json can't be read as JSON"),
     "config that is nested deeply": (config(b"[" * 100_000), "config.json can't be read as JSON"),

@@ -174,7 +174,7 @@ def test_no_damage_of_a_file_is_an_error_of_ours(tmp_path: Path, image_format: s
 def test_a_decoder_that_explains_itself_in_many_lines_or_none_is_told_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, told: str
 ) -> None:
-    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.jpg").write_bytes(bytes(9))
 
     def fail(path: Path) -> Image.Image:
         raise OSError(reason)

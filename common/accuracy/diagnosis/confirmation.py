@@ -104,5 +104,7 @@ def _forward_without(
                 stack.enter_context(known[part]())
             embedding, hidden_state = devices.encode(used, pixel_values.to(running.device, dtype))
             return embedding.cpu(), hidden_state.cpu()
-    except DeviceError:
-        return None
+    except DeviceError as error:
+        if devices.is_out_of_memory(error):  # two copies of the weights
+            return None
+        raise

@@ -17,17 +17,23 @@ SHOWN_BLOCKS = 12  # of a long chain, the blocks with the largest errors of thei
 
 
 def explain(
-    running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor, outputs: Outputs, image: str
+    running: Session,
+    reference: nn.Module,
+    module: nn.Module,
+    pixel_values: Tensor,
+    outputs: Outputs,
+    image: str,
+    error: float | None,
 ) -> None:
     """Print and record which cause explains the error of `outputs`, and which block is to blame.
 
     `reference` is the encoder in float32 on the CPU, `module` the one on the session's device that gave `outputs` for
-    pixel_values [1, 3, H, W] of the image named.
+    pixel_values [1, 3, H, W] of the image named; `error` is the worst relative L2 of these.
     """
     running.log.line()
     running.log.line(f"Explanation of the error on {image}")
     _explain_by_cause(running, reference, module, pixel_values, outputs)
-    _explain_by_block(running, reference, module, pixel_values)
+    _explain_by_block(running, reference, module, pixel_values, error)
 
 
 def _explain_by_cause(
@@ -55,11 +61,13 @@ def _explain_by_cause(
         running.log.line(f"advice: {advice.en}")
 
 
-def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor) -> None:
+def _explain_by_block(
+    running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor, error: float | None
+) -> None:
     try:
         layers = blocks.profile(reference, module, pixel_values)
-    except ValueError as error:  # a model that is no chain of blocks
-        running.log.line(f"blocks: {error}")
+    except ValueError as reason:  # a model that is no chain of blocks
+        running.log.line(f"blocks: {reason}")
         return
     by_size = sorted(layers, key=lambda layer: -formulas.size_of(layer.isolated))
     shown = {layer.block for layer in by_size[:SHOWN_BLOCKS]}
@@ -69,5 +77,5 @@ def _explain_by_block(running: Session, reference: nn.Module, module: nn.Module,
         if layer.block in shown:
             errors = f"{percent(layer.propagated):>12} {percent(layer.isolated):>12}"
             running.log.line(f"  {layer.block:>5} {errors}  {layer.name}{'  <- blamed' if layer.blamed else ''}")
-    conclusion = conclusions.conclude_blocks(layers, devices.dtype_name(running.dtype))
+    conclusion = conclusions.conclude_blocks(layers, devices.dtype_name(running.dtype), error)
     running.log.line(f"blocks: {conclusion.en}")

@@ -1,4 +1,7 @@
-"""What lies in a file's place: a git-lfs pointer, a page that a proxy or a mirror sent, another format."""
+"""What lies in a file's place: a git-lfs pointer, a page that a proxy or a mirror sent, another format.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ ZIP, SAFETENSORS_BRACE = b"PK\x03\x04", 8  # of torch.save; where a safetensors 
 
 
 def stand_in(file: Path) -> str | None:
-    """What a file of weights or JSON is instead of itself, and what helps, as the end of a sentence about it.
+    """What a file of weights, JSON or an image is instead of itself, and what helps, as the end of a sentence about it.
 
     None for what may be itself, and for what can't be read.
     """
