@@ -13,6 +13,7 @@ SHOWN = 80  # characters of a text that lies in a file's place
 LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 PAGES = ("<!doctype", "<html", "<head", "<body", "<?xml", "<error")
 AGAIN = "what sent it was a login, a proxy or a hub's error; fetch the file again"
+TORCH_SAVED = (".bin", ".pt", ".pth", ".ckpt", ".tar")
 ZIP, SAFETENSORS_BRACE = b"PK\x03\x04", 8  # of torch.save; where a safetensors header begins, after its length
 
 
@@ -45,6 +46,6 @@ def _other_format(file: Path, head: bytes) -> str | None:
     if file.suffix == ".safetensors" and head.startswith(ZIP):
         return "is what torch.save writes, not safetensors: rename it to end in .bin"
     is_safetensors = head[SAFETENSORS_BRACE : SAFETENSORS_BRACE + 2] == b'{"'
-    if file.suffix != ".safetensors" and is_safetensors:
+    if file.suffix in TORCH_SAVED and is_safetensors:
         return "is safetensors, not what torch.save writes: rename it to end in .safetensors"
     return None
