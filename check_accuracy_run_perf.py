@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from common.cli import launch, options
@@ -87,8 +87,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--report",
         metavar="DIR",
         type=Path,
-        help="write report.md, report.zh-CN.md and their plots (needs matplotlib); an inference.log beside a LOG adds "
-        "its result",
+        help="write report.md, report.zh-CN.md and their plots (needs Jinja2, PyYAML and matplotlib); an "
+        "inference.log beside a LOG adds its result",
     )
     files.add_argument("--json", metavar="FILE", type=Path, help="write the verdict, its checks and figures as JSON")
     files.add_argument("--junit", metavar="FILE", type=Path, help="write one test case a check, as JUnit XML")
@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for remark in judgement.remarks:
         print(shortened(remark.en))
     if args.report:
-        write_report(args.report, judgement, args.logs)
+        typed = sys.argv[1:] if argv is None else list(argv)
+        write_report(args.report, replace(judgement, argv=typed), args.logs)
     if args.json:
         files.write_json(args.json, judgement)
     if args.junit:
@@ -131,7 +132,7 @@ def shortened(text: str) -> str:
 
 
 def write_report(folder: Path, judgement: Judgement, logs: Sequence[str]) -> None:
-    """Write the pages; only they need matplotlib."""
+    """Write the pages; only they need Jinja2, PyYAML and matplotlib."""
     from common.report import pages
 
     inferences = [run for run in judgement.runs if run.script == INFERENCE]

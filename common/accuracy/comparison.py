@@ -128,7 +128,7 @@ def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:
     if gate.expected_relative_l2 is not None:
         expected = percent(gate.expected_relative_l2)
         log.line(f"{output} expected_relative_l2: {expected} (rounding to {gate.dtype}, emulated)")
-    log.line(f"{output} threshold: {round(gate.allowed * 100, 9)}%")
+    log.line(f"{output} threshold: {float(f'{gate.allowed * 100:.5g}')}%")
     result = "PASS" if passed else "FAIL"
     log.line(f"{output} result: {result}")
     log.record(

@@ -19,6 +19,16 @@ def share(fraction: float | None) -> str:
     return "-" if fraction is None else f"{max(fraction, 0.0):.1%}"
 
 
+def bound(fraction: float) -> str:
+    """A bound, in as few digits as it has: 0.01 as 1%, 0.02137062167 as 2.1371%."""
+    return f"{fraction * 100:.5g}%"
+
+
+def three_digits(value: float) -> str:
+    """A quantity of any size: 0.0439, 12.3, 1235."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
 def format_metric(name: str, value: float | None) -> str:
     """An accuracy metric, or a bound of one, by its key."""
     form = METRICS.get(name, Metric(form="percent")).form
@@ -42,14 +52,16 @@ FORMS: dict[str, Callable[[float], str]] = {
     "_ms": "{:.3f}".format,
     "_ips": "{:.2f}".format,
     "_mb": "{:.0f}".format,
-    "tflops": "{:.3f}".format,
-    "gflop_per_image": "{:.3f}".format,
+    "tflops": three_digits,
+    "gflop_per_image": three_digits,
     "relative_l2": percent,
-    "threshold": percent,
+    "threshold": bound,
     "percent_of_limit": "{:.1%}".format,
     "spread": "{:.1%}".format,
     "scaling_efficiency": "{:.1%}".format,
-    "explained": "{:.1%}".format,
+    "explained": share,
+    "confirmed": share,
+    "without": percent,
     "speedup": "{:.2f}".format,
     "value": "{:.6f}".format,
 }

@@ -6,10 +6,11 @@ second:
     relative_error: 1.3408%
     @record {"run":"9c1e5b0d","seq":4,"event":"accuracy","output":"embedding","relative_error":0.013408}
 
-A record is one ASCII JSON object after the marker, which may stand anywhere in a line. Every record has `run` (a
-random id), `seq` (0, 1, 2, ...) and `event`. The first is `run_start`, the last `run_end`, which holds how many
-records precede it, the SHA-256 of their JSON texts as written (each followed by a newline) and the status. A log
-without its `run_end` is incomplete. The hash finds cuts and accidental edits; it does not prove who wrote the log.
+A record is one ASCII JSON object after the marker, which may stand anywhere in a line; anything may stand behind the
+object, another record too. Every record has `run` (a random id), `seq` (0, 1, 2, ...) and `event`. The first is
+`run_start`, the last `run_end`, which holds how many records precede it, the SHA-256 of their JSON texts as written
+(each followed by a newline) and the status. A log without its `run_end` is incomplete. The hash finds cuts and
+accidental edits; it does not prove who wrote the log.
 """
 
 from __future__ import annotations
@@ -49,24 +50,34 @@ def printable(text: str) -> str:
     return escaped.replace(MARKER.strip(), "\\x40record")
 
 
-def memory(text: bytes) -> int:
+def memory(text: str) -> int:
     """About how many bytes a record's values take: those of its text, its objects and lists, and its items."""
-    return len(text) + 300 * (text.count(b"{") + text.count(b"[")) + 40 * text.count(b",")
+    return len(text) + 300 * (text.count("{") + text.count("[")) + 40 * text.count(",")
 
 
 def parse_record(text: bytes) -> Record:
-    if memory(text) > MOST_MEMORY:
-        raise ValueError("too large")
-    record = DECODER.decode(text.decode("ascii"))
+    """The record that the text behind a marker begins with."""
+    return record_at(text.decode("latin-1"), 0)[0]
+
+
+def record_at(line: str, start: int) -> tuple[Record, int]:
+    """The record in a line from `start`, and where its text ends: anything may stand behind it.
+
+    Raises ValueError, or RecursionError, where there is none.
+    """
+    record, end = DECODER.raw_decode(line, start)
+    text = line[start:end]
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
+    if not text.isascii():
+        raise ValueError("not ASCII")
     if not (isinstance(record.get("run"), str) and isinstance(record.get("event"), str)):
         raise ValueError("run or event is missing")
     if type(record.get("seq")) is not int:
         raise ValueError("seq is no integer")
-    if text.count(b"{") + text.count(b"[") > DEEPEST:
+    if text.count("{") + text.count("[") > DEEPEST:
         _require_shallow(record, DEEPEST)
-    return record
+    return record, end
 
 
 def _require_shallow(value: Any, levels: int) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from common.log import schema
 from common.log.events import DECLARED, SCRIPTS, Event, RunEnd, RunStart
-from common.log.framing import FORMAT, MARKER, MOST_MEMORY, Digest, Record, memory, parse_record
+from common.log.framing import FORMAT, MARKER, MOST_MEMORY, Digest, Record, memory, record_at
+from common.log.lines import WORD, UnreadableRecordError
 
-LONGEST_LINE = 16 * 1024 * 1024  # bytes: a reader holds a line at a time
 MOST_RUNS = 1000  # in a log
+COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")  # a terminal's control sequences
+QUOTED = re.compile(r'(?:[^"\\]++|\\.)*+')  # the rest of a text in JSON, up to its quote
 
 E = TypeVar("E", bound=Event)
 
@@ -55,46 +58,66 @@ class Run:
         return found[0]
 
 
-class UnreadableRecordError(ValueError):
-    """A line with the record marker that holds no valid record, or more than a log can hold."""
-
-
-def lines_of(file: io.BufferedReader) -> Iterator[bytes]:
-    """The lines of a log, none longer than a byte more than a line may be; PowerShell's `tee` writes UTF-16, which its
-    byte order mark shows.
-    """
-    if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = io.TextIOWrapper(file, "utf-16", errors="replace")
-        return (line.encode() for line in iter(lambda: text.readline(LONGEST_LINE + 1), ""))
-    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+class TooMuchError(Exception):
+    """Records that would take more memory than a log may."""
 
 
 def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
     """Group the records in `lines` by run, in order of appearance, and check that each run is whole.
 
-    A file may hold several runs, other text between them, CRLF line ends, and text before a marker.
-    Raises UnreadableRecordError for a damaged record: which run it belonged to can't be known; and for lines and
-    records that are more than any run writes, so that memory is bounded.
+    A file may hold several runs, CRLF line ends, and other text between records and around each.
+    Raises UnreadableRecordError for a damaged record: which run it belonged to can't be known; and for more records
+    than any run writes, so that memory is bounded.
     """
     found: dict[str, _Gathering] = {}
-    used = 0
+    left = MOST_MEMORY
     for number, line in enumerate(lines, start=1):
-        if len(line) > LONGEST_LINE:
-            raise UnreadableRecordError(f"line {number} is longer than {LONGEST_LINE} bytes")
-        _, marker, text = line.partition(MARKER.encode())
-        if not marker:
+        if b"\x1b" in line:  # which no record holds: the colours of what grep found stand in the midst of one
+            line = COLOUR.sub(b"", line)
+        if WORD not in line:
             continue
-        text = text.rstrip()
         try:
-            record = parse_record(text)
+            for record, text in records_in(line, left):
+                left -= memory(text)
+                found.setdefault(record["run"], _Gathering(record["run"])).add(record, text.encode())
+                if left < 0 or len(found) > MOST_RUNS:
+                    raise TooMuchError
+        except TooMuchError:
+            raise UnreadableRecordError(f"line {number}: more records or runs than can be judged at once") from None
         except (ValueError, RecursionError) as error:
             raise UnreadableRecordError(f"line {number} holds a damaged record: {error}") from None
-        used += memory(text)
-        if used > MOST_MEMORY or len(found) > MOST_RUNS:
-            raise UnreadableRecordError(f"line {number}: more records or runs than can be judged at once")
-        found.setdefault(record["run"], _Gathering(record["run"])).add(record, text)
     for gathering in found.values():
         yield gathering.finished()
+
+
+def records_in(line: bytes, most_memory: int) -> Iterator[tuple[Record, str]]:
+    """The records of a line, each with its text as it was written, whatever stands before and behind it.
+
+    Raises ValueError, or RecursionError, for a damaged record, and TooMuchError where they may take more memory.
+    """
+    text = line.decode("latin-1")
+    start = text.find(MARKER)
+    if start < 0:
+        return
+    if memory(text[start:]) > most_memory:
+        raise TooMuchError
+    yield from _records_of(text)
+
+
+def _records_of(text: str) -> Iterator[tuple[Record, str]]:
+    """The records in a text; of a line that some JSON quotes, as Docker and journald do, without its quotes."""
+    at = text.find(MARKER)
+    while at >= 0:
+        start = at + len(MARKER)
+        if text.startswith("{\\", start):
+            end = QUOTED.match(text, start).end()  # type: ignore[union-attr]  # which matches nothing, too
+            if text[end : end + 1] != '"':
+                raise ValueError("quoted, without an end")
+            yield from _records_of(MARKER + json.loads(f'"{text[start:end]}"'))
+        else:
+            record, end = record_at(text, start)
+            yield record, text[start:end]
+        at = text.find(MARKER, end)
 
 
 class _Gathering:

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from common.log.conclusions import Words
-from common.log.events import Cause, Cost, Env, Inference, Layer, Model, Numerics, Sample
+from common.log.conclusions import UNEXPLAINED, Words
+from common.log.events import (
+    Accuracy,
+    Cause,
+    Cost,
+    Env,
+    Inference,
+    Layer,
+    Model,
+    Numerics,
+    Perf,
+    Ranks,
+    Sample,
+    Speedup,
+)
+from common.log.figures import bound
+from common.log.formulas import GATED_METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
-from common.report.markdown import Markdown, command
+from common.report.commands import ELSEWHERE, checker_command, run_command
+from common.report.markdown import Markdown
 from common.verdict.evidence import Check, Group, Judgement, Verdict
 from common.verdict.remarks import caveats_of
 
@@ -16,12 +33,25 @@ SHORT = 8  # digits of a hash
 
 
 @dataclass(frozen=True)
+class WorstError:
+    """The largest of one gated metric, over outputs, references and samples, and the bound that it is held to."""
+
+    metric: str
+    value: float | None
+    bound: str
+    of: Accuracy
+
+
+@dataclass(frozen=True)
 class Topic:
-    """What the sections are about: one group, the inference runs that belong to it, its plots' files by their names."""
+    """What the sections are about: one group, the inference runs that belong to it, its plots' files by their names,
+    and the checker's command line.
+    """
 
     group: Group
     inferences: Sequence[Run]
     plots: Mapping[str, str]
+    argv: Sequence[str]
 
     @property
     def runs(self) -> list[Run]:
@@ -72,19 +102,67 @@ class Topic:
 
     @property
     def commands(self) -> list[Markdown]:
-        """What was run, and what judges it."""
-        logs = list(dict.fromkeys(run.log for run in self.group.runs if run.log))
-        return [*map(_command_of, self.runs), command(["python", "check_accuracy_run_perf.py", *logs])]
+        """What was run."""
+        return list(map(run_command, self.runs))
+
+    @property
+    def judged_by(self) -> Markdown:
+        """The checker's command."""
+        return checker_command(self.argv, self.runs)
+
+    @property
+    def elsewhere(self) -> Markdown | None:
+        """What stands for folders that are not named, where a command has it."""
+        return Markdown(ELSEWHERE) if any(ELSEWHERE in line for line in (*self.commands, self.judged_by)) else None
+
+    @property
+    def errors(self) -> list[WorstError]:
+        """The worst of each metric that decides."""
+        found = [event for run in self.group.of("accuracy") for event in run.all(Accuracy)]
+        worst = []
+        for metric in GATED_METRICS if found else ():
+            of = max(found, key=lambda event: size_of(getattr(event.worst, metric)))
+            judged = [each for each in self.group.checks if each.name.endswith(f"{of.output} {metric}")]
+            limit = judged[0].bound if judged else f"<= {bound(of.threshold)}"
+            worst.append(WorstError(metric, getattr(of.worst, metric), limit, of))
+        return worst
+
+    @property
+    def alone(self) -> Perf | None:
+        """The last run's batch size 1."""
+        return next((row for row in self._timed if row.batch_size == 1), None)
+
+    @property
+    def best(self) -> Perf | None:
+        """The last run's batch size with the largest throughput."""
+        return max(self._timed, key=lambda row: row.timed.figures.throughput_ips if row.timed else 0, default=None)
+
+    @property
+    def together(self) -> Ranks | None:
+        """The batch size at which several ranks reached most."""
+        rows = [row for run in self.group.of("perf")[-1:] for row in run.all(Ranks) if row.scaling]
+        return max(rows, key=lambda row: row.scaling.total_throughput_ips if row.scaling else 0, default=None)
+
+    @property
+    def speedup(self) -> Speedup | None:
+        return next((each for run in self.group.of("perf")[-1:] for each in run.all(Speedup)), None)
+
+    @cached_property
+    def _timed(self) -> list[Perf]:
+        rows = [row for run in self.group.of("perf")[-1:] for row in run.all(Perf)]
+        return [row for row in rows if row.timed and row.status == "ok"]
+
+    @property
+    def doubts(self) -> list[Words]:
+        """The remarks that are no caveats, as they were found."""
+        caveats = set(caveats_of(self.group.runs[0]))
+        return [remark for remark in self.group.remarks if remark not in caveats]
 
 
-def _command_of(run: Run) -> Markdown:
-    """A run's recorded arguments, with the model and the device named where they were defaults."""
-    given = {argument.partition("=")[0] for argument in run.start.argv}
-    model = [] if "--model" in given else ["--model", run.one(Model).model]
-    device = [] if "--device" in given else ["--device", run.one(Env).device]
-    ranks = run.start.plan.ranks if run.start.plan else 1
-    launcher = ["python"] if ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks)]
-    return command([*launcher, run.script, *model, *device, *run.start.argv])
+def causes_of(run: Run) -> list[Cause]:
+    """The causes with a name, the best first, then by how much they explain or were confirmed to."""
+    named = [cause for cause in run.all(Cause) if cause.cause != UNEXPLAINED]
+    return sorted(named, key=lambda cause: (not cause.best, -max(cause.explained or 0, cause.confirmed or 0)))
 
 
 def belongs(run: Run, group: Group) -> bool:
@@ -122,17 +200,8 @@ class Page:
     @property
     def caveats(self) -> list[Words]:
         """What the evidence does not prove, the gravest first."""
-        known = {caveat for topic in self.topics for caveat in caveats_of(topic.group.runs[0])}
-        return [remark for remark in self._remarks if remark in known]
-
-    @property
-    def doubts(self) -> list[Words]:
-        known = self.caveats
-        return [remark for remark in self._remarks if remark not in known]
-
-    @property
-    def _remarks(self) -> list[Words]:
-        return list(dict.fromkeys(remark for topic in self.topics for remark in reversed(topic.group.remarks)))
+        found = (remark for topic in self.topics for remark in reversed(list(caveats_of(topic.group.runs[0]))))
+        return list(dict.fromkeys(found))
 
     @property
     def failed(self) -> list[Check]:

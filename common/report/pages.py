@@ -28,7 +28,7 @@ def write(folder: Path, judgement: Judgement, inferences: Sequence[Run]) -> None
         drawn = plots.draw_all(group)
         names = {name: f"{name}.png" if place == 1 else f"{name}-{place}.png" for name in drawn}
         contents |= {names[name]: image for name, image in drawn.items()}
-        topics.append(Topic(group, [run for run in inferences if belongs(run, group)], names))
+        topics.append(Topic(group, [run for run in inferences if belongs(run, group)], names, judgement.argv))
     page, front_matter = Page(judgement, topics), card.front_matter(judgement.groups)
     for name in PAGES:
         contents[name] = f"{front_matter}\n{rendering.render(page, f'{name}.j2')}".encode()

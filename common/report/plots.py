@@ -1,6 +1,7 @@
-"""The four plots of a report, as PNG, from the events of one group. Headless; the only module that needs matplotlib.
+"""The plots of a report, as PNG, from the events of one group. Headless; the only module that needs matplotlib.
 
-Every plot is drawn always: where the events hold nothing for it, it says so and shows what there is instead.
+A plot is drawn where the events hold something that it can show. Its words stand beside the axes, never on what is
+plotted.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from common.log.conclusions import CAUSES
 from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
-from common.log.figures import format_figure, percent
+from common.log.figures import bound, format_figure, share
 from common.log.formulas import FEWEST_SAMPLES
 from common.log.framing import printable
-from common.log.reader import Run, UnjudgeableError
+from common.log.reader import Run
+from common.report.facts import causes_of
 from common.verdict.evidence import Group
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
@@ -42,30 +45,31 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name may hold a $
 }
 LONGEST = 70  # characters of a name in a plot
+LEGEND = 105  # characters of a legend in one line
+MOST_LARGE = 7  # ticks in large print
 MOST_CAUSES = 12
-NO_EXPLANATION = "not in the records (accuracy_run.py --explain adds it)"
+LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
 
-Draw = Callable[[Group, Figure], None]
+Draw = Callable[[Run, Figure], bool]
 Point = tuple[float, float | None]
 
 
 def draw_all(group: Group) -> dict[str, bytes]:
-    """The plots by the stem of their file name."""
-    return {name: draw(plot, group) for name, plot in PLOTS.items()}
+    """The plots that have content, by the stem of their file name."""
+    found = {name: draw(plot, group, kind) for name, (kind, plot) in PLOTS.items()}
+    return {name: image for name, image in found.items() if image is not None}
 
 
-def draw(plot: Draw, group: Group) -> bytes:
-    """One plot as PNG. A group that lacks what it needs leaves a plot that says what is missing."""
+def draw(plot: Draw, group: Group, kind: str) -> bytes | None:
+    """One plot of the last run of a kind as PNG; None where there is nothing to show."""
+    runs = group.of(kind)
+    if not runs:
+        return None
     with matplotlib.rc_context(STYLE):
-        try:
-            figure = new_figure()
-            plot(group, figure)
-        except UnjudgeableError as error:
-            figure = new_figure()
-            axes = figure.add_subplot()
-            axes.set_axis_off()
-            say(axes, plain(str(error)))
+        figure = new_figure()
+        if not plot(runs[-1], figure):
+            return None
         figure.text(0.995, 0.005, subject_of(group), ha="right", va="bottom", fontsize=8, color=GREY)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=DPI)
@@ -96,25 +100,22 @@ def titled(figure: Figure, title: str) -> Axes:
     return figure.add_subplot()
 
 
-def say(axes: Axes, words: str, height: float = 0.5) -> None:
-    axes.text(0.5, height, words, ha="center", va="center", transform=axes.transAxes)
-
-
-def the_run(group: Group, kind: str) -> Run:
-    """The last run of this kind."""
-    runs = group.of(kind)
-    if not runs:
-        raise UnjudgeableError(f"no {kind} run among the logs")
-    return runs[-1]
+def name_above(axes: Axes) -> None:
+    """The legend between the title and the axes, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = len(labels) if sum(map(len, labels)) + 6 * len(labels) <= LEGEND else 2
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(handles, labels, ncols=columns, fontsize=9.5, **place)
 
 
 # ------------------------------------------------------------------------------------------------------ performance
-def draw_latency(group: Group, figure: Figure) -> None:
+def draw_latency(run: Run, figure: Figure) -> bool:
     """Every synchronised call of the latency pass, beside its quartiles, over the batch sizes."""
-    run = the_run(group, "perf")
     rows = rows_of(run)
-    axes = titled(figure, "Latency of a call, by batch size")
     samples = [samples_of(run, row) for row in rows]
+    if not positive(time for times in samples for time in times):
+        return False
+    axes = titled(figure, "Latency of a call, by batch size")
     for at, times in enumerate(samples):
         scatter = [at + 0.22 * math.sin(2.4 * turn) for turn in range(len(times))]
         axes.plot(scatter, times, ".", color=BLUE, alpha=0.45, markersize=5, label=once(axes, "one call"))
@@ -122,47 +123,42 @@ def draw_latency(group: Group, figure: Figure) -> None:
             low, middle, high = statistics.quantiles(times, method="inclusive")
             axes.bar(at, high - low, 0.62, low, color="none", ec="black", label=once(axes, "quartiles"))
             axes.hlines(middle, at - 0.31, at + 0.31, color=RED, linewidth=2, label=once(axes, "median"))
-    if any(samples):
-        log_axis(axes, [time for times in samples for time in times])
-        axes.legend(loc="upper left")
-    else:
-        say(axes, "no batch size was measured")
+    log_axis(axes, [time for times in samples for time in times])
+    name_above(axes)
     axes.set_ylabel("ms a call (log scale)")
     label_batches(axes, rows, [f"n={len(times)}" for times in samples])
+    return True
 
 
-def draw_throughput(group: Group, figure: Figure) -> None:
+def draw_throughput(run: Run, figure: Figure) -> bool:
     """Both throughputs over the batch sizes, and the images a second that the device's matrix products would allow."""
-    run = the_run(group, "perf")
     rows = rows_of(run)
-    axes = titled(figure, "Throughput over batch size, against the device's limit")
     good = [(at, row.timed.figures) for at, row in enumerate(rows) if row.timed and row.status == "ok"]
+    if not positive(figures.throughput_ips for _, figures in good):
+        return False
     places = [at for at, _ in good]
     alone, whole = [figures.throughput_ips for _, figures in good], [figures.end_to_end_ips for _, figures in good]
-    axes.plot(places, alone, marker="o", color=BLUE, label="forward alone")
-    axes.plot(places, whole, marker="s", color=ORANGE, label="end to end, with decoding")
     cost, shown = run.one(Model).cost, [*alone, *whole]
     limits = [figures.limit.limit_tflops for _, figures in good if figures.limit.limit_tflops is not None]
+    known = limits and cost and cost.gflop_per_image
+    axes = titled(figure, f"Throughput over batch size{', against the limit' if known else ''}")
+    axes.plot(places, alone, marker="o", color=BLUE, label="forward alone")
+    axes.plot(places, whole, marker="s", color=ORANGE, label="end to end, with decoding")
     if limits and cost and cost.gflop_per_image:
         limit = max(limits) * 1000 / cost.gflop_per_image
-        axes.axhline(limit, color=RED, linestyle="--", label="limit: matrix products alone")
-        note = f"{format_figure('limit_tflops', max(limits))} TFLOP/s"
-        axes.annotate(note, (len(rows) - 0.45, limit), (0, 4), textcoords="offset points", ha="right", color=RED)
+        name = f"limit: matrix products, {format_figure('limit_tflops', max(limits))} TFLOP/s"
+        axes.axhline(limit, color=RED, linestyle="--", label=name)
         shown.append(limit)
-    else:
-        axes.text(0.02, 0.04, "no limit in the records", transform=axes.transAxes, color=GREY)
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85}
-    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "color": BLUE, "bbox": box}
+    notes = [""] * len(rows)
     for at, figures in good:
-        share = figures.limit.percent_of_limit
-        note = "" if share is None else f"\n{format_figure('percent_of_limit', share)} of limit"
-        note = format_figure("throughput_ips", figures.throughput_ips) + note
-        axes.annotate(note, (at, figures.throughput_ips), (0, 9), **look)
-    if shown:
-        log_axis(axes, shown, above=1.9)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9.5, borderaxespad=0.2)
+        part = figures.limit.percent_of_limit
+        beside = "" if part is None else f"\n{format_figure('percent_of_limit', part)} of limit"
+        notes[at] = f"{format_figure('throughput_ips', figures.throughput_ips)}/s{beside}"
+    log_axis(axes, shown)
+    name_above(axes)
     axes.set_ylabel("images/s (log scale)")
-    label_batches(axes, rows)
+    label_batches(axes, rows, notes)
+    return True
 
 
 def rows_of(run: Run) -> list[Perf]:
@@ -181,7 +177,7 @@ def label_batches(axes: Axes, rows: Sequence[Perf], notes: Sequence[str] = ()) -
     for at, row in enumerate(rows):
         note = FAILED.get(row.status, row.status) if row.status != "ok" else notes[at] if notes else ""
         labels.append(f"{row.batch_size}\n{note}".rstrip())
-    axes.set_xticks(range(len(rows)), labels)
+    axes.set_xticks(range(len(rows)), labels, fontsize=None if len(rows) <= MOST_LARGE else 8)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("batch size (images)")
     axes.grid(axis="x", visible=False)
@@ -203,106 +199,85 @@ def log_axis(axes: Axes, values: Iterable[float], above: float = 1.35) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- accuracy
-def draw_blocks(group: Group, figure: Figure) -> None:
-    """The error of every block, alone and with all before it; without them, the error of every sample."""
-    run = the_run(group, "accuracy")
+def draw_samples(run: Run, figure: Figure) -> bool:
+    """The error of every image beside the threshold; one image alone, or no error at all, is no plot."""
+    samples: dict[str, list[Point]] = {}
+    for sample in run.all(Sample):
+        of = samples.setdefault(f"{sample.output} against {sample.reference}", [])
+        of.append((len(of) + 1, sample.metrics.relative_l2))
+    errors = [error for points in samples.values() for _, error in points]
+    if all(len(points) < 2 for points in samples.values()) or not any(error != 0 for error in errors):
+        return False
+    axes = titled(figure, "Error of every image")
+    looks = zip((BLUE, ORANGE, GREEN, GREY), ("o-", "s--", "D:", "^-."), strict=True)
+    for (name, points), look in zip(samples.items(), looks, strict=False):
+        plot_errors(axes, points, name, *look)
+    error_axis(axes, errors, thresholds_of(run))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("image, in the order of the log")
+    return True
+
+
+def draw_blocks(run: Run, figure: Figure) -> bool:
+    """The error of every block, alone and with all before it."""
     layers = run.all(Layer)
-    if not layers:
-        axes = titled(figure, f"Error by block: {NO_EXPLANATION}.\nShown instead: the error of every sample")
-        draw_samples(run, axes)
-        return
-    axes = titled(figure, "Error by block")
     before = [(layer.block, layer.propagated) for layer in layers]
     alone = [(layer.block, layer.isolated) for layer in layers]
+    errors = [error for _, error in (*before, *alone)]
+    if not any(error != 0 for error in errors):
+        return False
+    axes = titled(figure, "Error by block")
     plot_errors(axes, before, "with all blocks before it", BLUE, "o-")
     plot_errors(axes, alone, "alone, with the CPU's input", ORANGE, "s--")
     for layer in layers:
         if layer.blamed:
             axes.axvspan(layer.block - 0.4, layer.block + 0.4, color=RED, alpha=0.2, label="blamed")
-    error_axis(axes, [error for _, error in (*before, *alone)])
+    error_axis(axes, errors)
     if len(layers) <= 40:
         axes.set_xticks([layer.block for layer in layers][:: 1 + len(layers) // 20])
     axes.set_xlabel("block")
+    return True
 
 
-def draw_samples(run: Run, axes: Axes) -> None:
-    samples: dict[str, list[Point]] = {}
-    for sample in run.all(Sample):
-        of = samples.setdefault(f"{sample.output} against {sample.reference}", [])
-        of.append((len(of) + 1, sample.metrics.relative_l2))
-    looks = zip((BLUE, ORANGE, GREEN, GREY), ("o-", "s--", "D:", "^-."), strict=True)
-    for (name, points), look in zip(samples.items(), looks, strict=False):
-        plot_errors(axes, points, name, *look)
-    error_axis(axes, [error for points in samples.values() for _, error in points], thresholds_of(run))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("sample (image), in the order of the log")
-
-
-def draw_causes(group: Group, figure: Figure) -> None:
-    """How much of the error each known cause explains; without them, every error beside its bound."""
-    run = the_run(group, "accuracy")
-    if not run.all(Cause):
-        why = "nothing to explain, the outputs equal the CPU's" if run.all(Layer) else NO_EXPLANATION
-        axes = titled(figure, f"Error by cause: {why}.\nShown instead: the errors beside their threshold")
-        draw_bounds(run, axes)
-        return
+def draw_causes(run: Run, figure: Figure) -> bool:
+    """How much of the error each cause explains, and was confirmed to; those that do neither are left out."""
+    causes = [cause for cause in causes_of(run) if cause.best or max(shares_of(cause)) >= LEAST_SHOWN][:MOST_CAUSES]
+    if not any(max(shares_of(cause)) >= LEAST_SHOWN for cause in causes):
+        return False
+    asked = any(cause.confirmed is not None for cause in causes)
     axes = titled(figure, "How much of the error a cause explains")
-    causes = sorted(run.all(Cause), key=rank_of)[:MOST_CAUSES]
     for at, cause in enumerate(causes):
-        width = min(max(cause.explained or 0.0, 0.0), 1.0)
-        axes.barh(at, width, 0.7, color=GREEN if cause.best else GREY)
-        if width > 0.8:
-            axes.text(width - 0.01, at, share_of(cause), ha="right", va="center", color="white")
-        else:
-            axes.text(width + 0.01, at, share_of(cause), ha="left", va="center", color="black")
+        color = GREEN if cause.best or asked else GREY
+        kinds = [(cause.explained, color, "explained: emulated on the CPU")]
+        if asked:
+            kinds.append((cause.confirmed, BLUE, "confirmed: switched off on the device"))
+        height = 0.8 / len(kinds)
+        for place, (value, look, name) in enumerate(kinds):
+            middle = at + (place - (len(kinds) - 1) / 2) * height
+            width = min(max(value or 0.0, 0.0), 1.0)
+            axes.barh(middle, width, height * 0.9, color=look, label=once(axes, name) if asked else None)
+            note = "not tried" if value is None else share(value)
+            axes.annotate(note, (width, middle), (4, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(causes)), [name_of(cause) for cause in causes])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.02)
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("explained = 1 - ‖y - yₖ‖² / ‖y - r‖²  (yₖ: the cause, emulated)")
+    axes.set_xlabel("share of the squared error")
     axes.grid(axis="y", visible=False)
+    if asked:
+        name_above(axes)
+    return True
 
 
-def rank_of(cause: Cause) -> tuple[bool, float]:
-    """The best first, then by how much they explain; what is not finite last."""
-    return not cause.best, math.inf if cause.explained is None else -cause.explained
+def shares_of(cause: Cause) -> tuple[float, float]:
+    return cause.explained or 0.0, cause.confirmed or 0.0
 
 
 def name_of(cause: Cause) -> str:
-    name = plain(cause.cause.replace("+", " + "))
-    return f"{name} ({'the answer' if name == 'unexplained' else 'best'})" if cause.best else name
-
-
-def share_of(cause: Cause) -> str:
-    if cause.explained is None:
-        return "not finite"
-    return format_figure("explained", cause.explained) + (": it moves the outputs elsewhere" * (cause.explained < 0))
-
-
-def draw_bounds(run: Run, axes: Axes) -> None:
-    bars = [
-        (f"{accuracy.output} {metric}\nagainst {accuracy.reference}", getattr(accuracy.worst, metric))
-        for accuracy in run.all(Accuracy)
-        for metric in ("relative_error", "relative_l2")
-    ]
-    if not bars:
-        raise UnjudgeableError("no accuracy records")
-    known = positive([*(value for _, value in bars), *thresholds_of(run)]) or [1.0]
-    low, high = 10 ** math.floor(math.log10(min(known)) - 1), 10 ** math.ceil(math.log10(max(known)) + 0.3)
-    for at, (_, value) in enumerate(bars):
-        axes.barh(at, value or low, 0.6, color=RED if value is None else BLUE)
-        axes.annotate(percent(value), (value or low, at), (5, 0), textcoords="offset points", va="center")
-    for threshold in thresholds_of(run):
-        axes.axvline(threshold, color=RED, linestyle="--", label=f"threshold of the run: {in_percent(threshold)}")
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(in_percent))
-    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
-    axes.invert_yaxis()
-    axes.set_xlabel("the worst of all samples (log scale)")
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=9.5)
+    """The causes in words, a line each; what has none by its key."""
+    words = [CAUSES[part].en if part in CAUSES else plain(part) for part in cause.cause.split("+")]
+    return "\n+ ".join(words) + (" (best)" if cause.best else "")
 
 
 def plot_errors(axes: Axes, points: Sequence[Point], name: str, color: str, look: str) -> None:
@@ -320,11 +295,9 @@ def plot_errors(axes: Axes, points: Sequence[Point], name: str, color: str, look
 def error_axis(axes: Axes, values: Sequence[float | None], thresholds: Sequence[float] = ()) -> None:
     """A y axis for errors from exactly zero over many decades, in percent."""
     for threshold in thresholds:
-        axes.axhline(threshold, color=RED, linestyle="--", label=f"threshold of the run: {in_percent(threshold)}")
+        axes.axhline(threshold, color=RED, linestyle="--", label=f"threshold of the run: {bound(threshold)}")
     axes.set_ylabel("relative L2 error (log scale above zero)")
     known = positive([*values, *thresholds])
-    if values and all(value == 0 for value in values):
-        say(axes, "every error is exactly zero", 0.3)
     if known:
         smallest = 10.0 ** math.floor(math.log10(min(known)))
         axes.set_yscale("symlog", linthresh=smallest, linscale=0.4)
@@ -334,11 +307,11 @@ def error_axis(axes: Axes, values: Sequence[float | None], thresholds: Sequence[
         axes.set_ylim(-0.1, 1)
         axes.set_yticks([0.0])
     axes.yaxis.set_major_formatter(FuncFormatter(in_percent))
-    axes.legend(loc="best", fontsize=9.5)
+    name_above(axes)
 
 
 def in_percent(fraction: float, _: object = None) -> str:
-    """A round fraction as a tick or threshold."""
+    """A round fraction as a tick."""
     return f"{fraction * 100:g}%"
 
 
@@ -356,9 +329,11 @@ def once(axes: Axes, label: str) -> str:
     return "_" if label in axes.get_legend_handles_labels()[1] else label
 
 
-PLOTS: dict[str, Draw] = {
-    "latency": draw_latency,
-    "throughput": draw_throughput,
-    "blocks": draw_blocks,
-    "causes": draw_causes,
+# Each with the kind of run that it is drawn of.
+PLOTS: dict[str, tuple[str, Draw]] = {
+    "latency": ("perf", draw_latency),
+    "throughput": ("perf", draw_throughput),
+    "samples": ("accuracy", draw_samples),
+    "blocks": ("accuracy", draw_blocks),
+    "causes": ("accuracy", draw_causes),
 }

@@ -12,6 +12,7 @@ from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
 from common.log import schema
 from common.log.conclusions import Words
 from common.log.events import ACCURACY, PERF, Env, Model
+from common.log.figures import bound
 from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
@@ -77,13 +78,14 @@ class Group:
 @dataclass(frozen=True)
 class Judgement:
     """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
-    `error` says why a log could not be read at all.
+    `error` says why a log could not be read at all; `argv` is the checker's command line.
     """
 
     checks: Sequence[Check]
     groups: Sequence[Group] = ()
     runs: Sequence[Run] = field(default=(), repr=False)
     error: str | None = None
+    argv: Sequence[str] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -126,7 +128,7 @@ def equal(found: float | None, expected: float | None) -> bool:
 
 
 def at_most(fraction: float) -> str:
-    return f"<= {fraction * 100:g}%"
+    return f"<= {bound(fraction)}"
 
 
 def facts_of(run: Run) -> dict[str, Any]:

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.log.events import Env, Model
-from common.log.reader import Run, UnjudgeableError, UnreadableRecordError, lines_of, read_runs
+from common.log.lines import UnreadableRecordError, lines_of
+from common.log.reader import Run, UnjudgeableError, read_runs
 from common.verdict.accuracy import check_references
 from common.verdict.evidence import KIND, Bounds, Check, Group, Judgement, Verdict, guarded
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
 from common.verdict.remarks import doubts_of_baseline, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
+
+# What lines for people hold, and the log that has it as records.
+RESULT_KEYS = {b"relative_error:": "logs/accuracy.log", b"throughput_ips:": "logs/benchmark.log"}
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -32,21 +36,37 @@ def read_logs(names: Iterable[str]) -> list[Run]:
 
 
 def _read_log(name: str) -> list[Run]:
+    results: set[str] = set()
     try:
         if name == "-":
-            runs = list(read_runs(lines_of(sys.stdin.buffer)))  # type: ignore[arg-type]
+            runs = list(read_runs(_noting(lines_of(sys.stdin.buffer), results)))  # type: ignore[arg-type]
         else:
             with open(name, "rb") as file:
-                runs = list(read_runs(lines_of(file)))
+                runs = list(read_runs(_noting(lines_of(file), results)))
     except OSError as error:
         raise UnreadableLogError(name, f" can't be read: {error.strerror}") from error
     except UnreadableRecordError as error:
         raise UnreadableLogError(name, f": {error}") from error
+    if not runs and results:
+        logs = " ".join(sorted(results))
+        raise UnreadableLogError(
+            name,
+            f" holds results and no records: a terminal, docker -t too, shows none. Give what the run wrote: {logs}",
+        )
     if not runs:
         raise UnreadableLogError(name, " holds no records")
     for run in runs:
         run.log = "standard input" if name == "-" else Path(name).name
     return runs
+
+
+def _noting(lines: Iterable[bytes], results: set[str]) -> Iterator[bytes]:
+    """The lines, and into `results` the logs that hold the records of what these lines tell people."""
+    for line in lines:
+        for key, log in RESULT_KEYS.items():
+            if key in line:
+                results.add(log)
+        yield line
 
 
 # ------------------------------------------------------------------------------------------------- judging

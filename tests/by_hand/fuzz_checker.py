@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gzip
 import io
 import json
 import math
@@ -591,6 +592,12 @@ def _pretended(lines: list[bytes], chooser: Random) -> bytes:
     return _joined(lines)
 
 
+def _tail_in_utf_16(lines: list[bytes], chooser: Random) -> bytes:
+    """What PowerShell's >> appends."""
+    at = chooser.randrange(len(lines))
+    return _joined(lines[:at]) + _joined(lines[at:]).decode().encode(chooser.choice(("utf-16-le", "utf-16")))
+
+
 DRESSES: list[Callable[[list[bytes], Random], bytes]] = [
     lambda lines, r: _joined(lines, b"\r\n"),
     lambda lines, r: b"\xef\xbb\xbf" + _joined(lines),
@@ -599,6 +606,9 @@ DRESSES: list[Callable[[list[bytes], Random], bytes]] = [
     lambda lines, r: _joined(lines).decode().encode("utf-16-le"),
     lambda lines, r: b"\n".join(lines),
     lambda lines, r: _joined(lines, b"\r"),
+    lambda lines, r: gzip.compress(_joined(lines)),
+    lambda lines, r: _joined(lines, b"\x1b[0m\r 50%|##   | 4/8 [00:01<00:01]\n"),
+    _tail_in_utf_16,
     _noise, _noise, _bar, _bar_inside, _bytes_changed, _digit_changed, _digit_changed, _cut, _hole, _literal,
     _key_twice,
     _line_twice, _lines_swapped, _pretended,
@@ -607,15 +617,27 @@ DRESSES: list[Callable[[list[bytes], Random], bytes]] = [
 
 def records_in(content: bytes) -> dict[bytes, list[bytes]]:
     """The records' texts in a file, by their run, as the format promises them."""
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         content = content.decode("utf-16", errors="replace").encode()
     found: dict[bytes, list[bytes]] = {}
     for line in content.split(b"\n"):
-        _, marker, text = line.partition(MARKER.encode())
-        if marker:
+        for part in line.split(MARKER.encode())[1:]:
+            text = part[: _length_of_object(part)]
             match = re.match(rb'{"run":"([^"]*)"', text)
-            found.setdefault(match[1] if match else text, []).append(text.rstrip())
+            found.setdefault(match[1] if match else text, []).append(text)
     return found
+
+
+def _length_of_object(text: bytes) -> int:
+    """Up to the brace that closes the first one; everything where none does."""
+    depth = 0
+    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[{}]', text):
+        depth += {b"{": 1, b"}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.end()
+    return len(text)
 
 
 # ------------------------------------------------------------------------------------------------------- the fuzzer

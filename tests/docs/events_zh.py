@@ -40,6 +40,9 @@ CHINESE = {
     "run whose output is not finite, where weights are not either": "一次运行，其输出与权重都含 NaN 或无穷大时",
     "run with `--reference`": "一次使用 `--reference` 的运行",
     "run with a CPU baseline": "一次带 CPU 基线的运行",
+    "run, where operations can be counted (earlier logs: one before the sweep, one after it)": (
+        "一次运行，仅在可统计运算量时（旧日志：各 batch size 测量之前与之后各一条）"
+    ),
     "image": "一张图片",
     "image that was left out": "一张被跳过的图片",
     "image with several frames, of which the first is taken": "一张多帧图片，只取第一帧",
@@ -174,6 +177,14 @@ CHINESE = {
     # -------------------------------------------------------------------------------------------------- performance
     "building the encoder and reading its weights": "构建编码器并读取权重",
     "copying it to the device": "复制到设备",
+    "the first of all, of one image, eager: what a user waits for once": (
+        "全部调用中的第一次：单张图像、eager 模式，用户只需等待一次"
+    ),
+    "how many of the samples are of each round": "各轮各有多少个样本",
+    "the sweep": "相对于各 batch size 的测量",
+    "`1 - slowest / fastest` of the rounds, each by its own windows; above 0.2 it is unsteady": (
+        "各轮（只用本轮的窗口）的 `1 - 最慢 / 最快`；大于 0.2 即不稳定"
+    ),
     "1e12 operations a second over the shapes, each at its best window": "各形状取最快窗口时，每秒 1e12 次运算",
     "the encoder's main matrix products": "编码器的主要矩阵乘",
     "1e9 operations of this shape in an image": "每张图片中该形状的运算量，单位 1e9 次",
@@ -184,6 +195,9 @@ CHINESE = {
     "each the time of so many calls, synchronised on both sides": "每项为上述次数调用的总时间，前后均同步设备",
     "of a failure": "失败的原因",
     "of the outputs": "输出的",
+    "at this batch size, as it is timed: with `--compile` its compilation": (
+        "该 batch size 按计时方式的首次调用；使用 `--compile` 时含编译"
+    ),
     "untimed calls": "不计时的调用次数",
     "its last two windows agreed within 5 %": "最后两个窗口相差不超过 5 %",
     "samples of the latency pass": "延迟测量的样本数",
@@ -206,21 +220,7 @@ CHINESE = {
     "Pillow's": "Pillow 的模式名",
     "the value that became 0": "映射为 0 的值",
     "the value that became 255": "映射为 255 的值",
-    "run, where operations can be counted (earlier logs: one before the sweep, one after it)": (
-        "能统计计算量的运行（较早的日志：扫描前后各一条）"
-    ),
-    "the first of all, of one image, eager: what a user waits for once": (
-        "首次调用：单张图像、eager 模式，用户只需等待一次"
-    ),
-    "the sweep": "相对于整个扫描",
-    "`1 - slowest / fastest` of the rounds, each by its own windows; above 0.2 it is unsteady": (
-        "各轮之间的 `1 - slowest / fastest`，每轮按其自身窗口计算；超过 0.2 为不稳定"
-    ),
     "list of integers, or missing": "整数列表，可缺省",
-    "how many of the samples are of each round": "每轮各有多少个样本",
-    "at this batch size, as it is timed: with `--compile` its compilation": (
-        "该 batch size 按计时方式的首次调用：使用 `--compile` 时包含编译"
-    ),
     "`gemm_tflops`; of one before and one after the sweep the larger": "`gemm_tflops`；扫描前后各测一次时取较大者",
     "a fraction: of the throughput pass": "比值：吞吐测量",
     "images a second": "每秒图片数",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,14 @@ from helpers.events import example, read_log, read_one, records_in, write_log
 from helpers.logs import MARKER
 
 from common.log import framing, reader
+from common.log import lines as log_lines
 from common.log.events import Accuracy, Env, Model, RunStart, Sample
-from common.log.reader import UnjudgeableError, UnreadableRecordError, lines_of, read_runs
+from common.log.lines import UnreadableRecordError, lines_of
+from common.log.reader import Run, UnjudgeableError, read_runs
 from common.log.writer import RunLog
 
 Lines = list[bytes]
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -159,11 +166,6 @@ def test_a_record_that_does_not_fit_is_the_first_problem_and_ends_the_events(lin
 
 
 # --------------------------------------------------------------------------------- what may stand around records
-def test_a_record_may_follow_a_progress_bar_on_its_line(lines: Lines) -> None:
-    bar = "\r 50%|█████     | 4/8 [00:01<00:01]\r".encode()
-    assert problems_of([bar + line for line in lines]) == []
-
-
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b" \t\r\n"])
 def test_line_ends_do_not_matter(lines: Lines, end: bytes) -> None:
     assert problems_of([line + end for line in lines]) == []
@@ -187,12 +189,111 @@ def test_a_fault_of_one_run_is_not_the_others(tmp_path: Path) -> None:
     assert [bool(run.problems) for run in read_runs([*cut, *whole])] == [True, False]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
-def test_the_lines_of_a_file_in_the_encodings_of_tee(tmp_path: Path, lines: Lines, encoding: str) -> None:
+def in_json(line: bytes, key: str = "log") -> bytes:
+    return json.dumps({key: f"{line.decode()}\n", "stream": "stdout"}).encode()
+
+
+AROUND: dict[str, Callable[[bytes], bytes]] = {
+    "a progress bar before": lambda line: "\r 50%|█████     | 4/8 [00:01<00:01]\r".encode() + line,
+    "a progress bar behind": lambda line: line + "\r 50%|█████     | 4/8 [00:01<00:01]".encode(),
+    "brackets and quotes behind": lambda line: line + b'}}]"}',
+    "a time before": lambda line: b"2026-01-01T00:00:00.123Z stdout F " + line,
+    "a rank before, CRLF": lambda line: b"[rank0]:" + line + b"\r\n",
+    "colour around": lambda line: b"\x1b[32m" + line + b"\x1b[0m\x1b[K",
+    "colour of the marker": lambda line: line.replace(b"@record", b"\x1b[01;31m\x1b[K@record\x1b[m\x1b[K"),
+    "colour inside of the marker": lambda line: line.replace(b"record", b"\x1b[1;31mrecord\x1b[m", 1),
+    "colour inside of the object": lambda line: line.replace(b'"seq"', b'"\x1b[1;31mseq\x1b[m"'),
+    "Docker's json-file": in_json,
+    "journald's JSON": lambda line: b"17:00 " + in_json(line, "MESSAGE"),
+    "JSON in JSON": lambda line: in_json(in_json(line), "message"),
+    "text that is not UTF-8": lambda line: b"\xff\xfe" + line + b"\x80",
+    "a BOM": lambda line: b"\xef\xbb\xbf" + line,
+}
+
+
+@pytest.mark.parametrize("dress", AROUND)
+def test_what_stands_around_a_record_does_not_matter(lines: Lines, dress: str) -> None:
+    assert problems_of([AROUND[dress](line) for line in lines]) == []
+
+
+def test_several_records_may_share_a_line(lines: Lines) -> None:
+    assert problems_of([b" ".join(lines)]) == []
+    assert problems_of([b"".join(lines[:3]), b"\r".join(lines[3:])]) == []
+    assert problems_of([in_json(b"\n".join(lines)) * 1]) == []
+
+
+def test_the_text_of_a_record_is_hashed_as_it_was_written(lines: Lines) -> None:
+    """So that white space inside of it, which JSON does not mind, is a change, and white space behind it is none."""
+    records = [line for line in lines if line.startswith(MARKER.encode())]
+    assert problems_of([line + b" \t" for line in records]) == []
+    assert problems_of([line[:-1] + b" }" for line in records]) != []
+
+
+ENCODED: dict[str, Callable[[str], bytes]] = {
+    "UTF-8": str.encode,
+    "UTF-8 after a BOM": lambda text: text.encode("utf-8-sig"),
+    "UTF-8, a BOM before each line": lambda text: b"".join(f"{x}\n".encode("utf-8-sig") for x in text.split("\n")),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16, big-endian": lambda text: f"\ufeff{text}".encode("utf-16-be"),
+    "UTF-16, a BOM before each line": lambda text: "".join(
+        f"\ufeff{x}\r\n" for x in text.split("\n")
+    ).encode("utf-16-le"),
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "gzip of UTF-16": lambda text: gzip.compress(text.encode("utf-16")),
+    "gzip, a member for each line": lambda text: b"".join(gzip.compress(f"{x}\n".encode()) for x in text.split("\n")),
+    "gzip, padded": lambda text: gzip.compress(text.encode()) + bytes(512),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_a_file_is_read_in_the_encodings_of_tee_and_of_archives(tmp_path: Path, lines: Lines, encoding: str) -> None:
+    (run,) = read(ENCODED[encoding]((tmp_path / "accuracy.log").read_text()))
+    assert (run.problems, len(run.events)) == ([], 5)
+
+
+# A whole log, then a second that was killed: what hides the second must be refused, or the first would speak for both.
+MIXTURES: dict[str, tuple[Callable[[str, str], bytes], str]] = {
+    "UTF-16 behind UTF-8": (lambda a, b: a.encode() + b.encode("utf-16-le"), "NUL bytes"),
+    "UTF-16 with a BOM behind UTF-8": (lambda a, b: a.encode() + b.encode("utf-16"), "NUL bytes"),
+    "big-endian UTF-16 behind UTF-8": (lambda a, b: a.encode() + b.encode("utf-16-be"), "NUL bytes"),
+    "UTF-16 in the middle": (lambda a, b: a.encode() + b.encode("utf-16") + b"\n" + a.encode(), "NUL bytes"),
+    "UTF-16 without a BOM": (lambda a, b: (a + b).encode("utf-16-le"), "NUL bytes"),
+    "UTF-32": (lambda a, b: (a + b).encode("utf-32"), "NUL bytes"),
+    "UTF-32 behind UTF-16": (lambda a, b: a.encode("utf-16") + b.encode("utf-32-le"), "NUL bytes"),
+    "UTF-8 behind UTF-16": (lambda a, b: a.encode("utf-16") + b.encode(), "UTF-16|encoding"),
+    "UTF-8 behind UTF-16, shifted": (lambda a, b: a.encode("utf-16") + b" " + b.encode(), "UTF-16|encoding"),
+    "UTF-8 in the middle": (lambda a, b: a.encode("utf-16") + b.encode() + a.encode("utf-16-le"), "UTF-16|encoding"),
+    "UTF-8 behind big-endian UTF-16": (
+        lambda a, b: b"\xfe\xff" + a.encode("utf-16-be") + b.encode(), "UTF-16|encoding"),
+    "UTF-16 of the other byte order": (lambda a, b: a.encode("utf-16") + b.encode("utf-16-be"), "another encoding"),
+    "UTF-16, shifted": (lambda a, b: a.encode("utf-16") + b" " + b.encode("utf-16-le") + b" ", "another encoding"),
+    "a hole": (lambda a, b: a.encode() + bytes(4096) + b.encode()[4096:], "NUL bytes"),
+    "gzip behind text": (lambda a, b: a.encode() + gzip.compress(b.encode(), 9), "compressed|NUL bytes"),
+    "gzip without NULs behind text": (lambda a, b: a.encode() + b"\x1f\x8b\x08\x08abcd\x02\x03x", "compressed"),
+    "text behind gzip": (lambda a, b: gzip.compress(a.encode()) + b.encode(), "gzip is cut or damaged"),
+    "gzip that is cut": (lambda a, b: gzip.compress((a + b).encode())[:-9], "gzip is cut or damaged"),
+    "gzip that is damaged": (lambda a, b: gzip.compress(a.encode())[:-8] + bytes(8), "gzip is cut or damaged"),
+    "bzip2": (lambda a, b: bz2.compress(b.encode()), "compressed by bzip2"),
+    "xz": (lambda a, b: lzma.compress(b.encode()), "compressed by xz"),
+    "UTF-16 in gzip": (lambda a, b: gzip.compress(a.encode() + b.encode("utf-16-le")), "NUL bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_a_part_that_can_t_be_read_is_refused_and_named(tmp_path: Path, mixture: str) -> None:
+    for name in "ab":
+        write_log(tmp_path / f"{name}.log")
+    mix, reason = MIXTURES[mixture]
+    whole, killed = (tmp_path / "a.log").read_text(), (tmp_path / "b.log").read_text().rpartition("@record")[0]
+    assert [bool(run.problems) for run in read((whole + killed).encode())] == [False, True]
+    with pytest.raises(UnreadableRecordError, match=reason):
+        read(mix(whole, killed))
+
+
+def test_text_in_utf_16_that_only_looks_odd_is_read(tmp_path: Path, lines: Lines) -> None:
     text = (tmp_path / "accuracy.log").read_text()
-    mark = "\ufeff" if encoding == "utf-16-be" else ""
-    with io.BufferedReader(io.BytesIO((mark + text).encode(encoding))) as file:  # type: ignore[arg-type]
-        assert problems_of(list(lines_of(file))) == []
+    for odd in ("模型：视觉编码器\n", "\U0001d54f \ufeff naïve\n", "\u4000\u7200\u6500\n"):
+        assert [run.problems for run in read((odd + text + odd).encode("utf-16"))] == [[]]
 
 
 # ------------------------------------------------------------------------------------------------ damaged records
@@ -210,15 +311,19 @@ DAMAGED = {
     "no JSON": b"relative_error: 1.3408%",
     "nothing": b"",
     "cut": b'{"run":"a","seq":0,"event":"x","v":0.01',
-    "text behind it": b'{"run":"a","seq":0,"event":"x"} 50%|#####',
-    "a second record": b'{"run":"a","seq":0,"event":"x"} @record {"run":"a","seq":1,"event":"x"}',
+    "a second record that is cut": b'{"run":"a","seq":0,"event":"x"} @record {"run":"a","seq":1,"ev',
+    "a second record in the midst of it": b'{"run":"a","seq":0,"ev@record {"run":"a","seq":1,"event":"x"}',
+    "a progress bar in the midst of it": b'{"run":"a","seq":0,"ev\r 50%|#####     | 4/8\rent":"x"}',
+    "quoted, and cut": rb'{\"run\":\"a\",\"seq\":0,\"event\":\"x\"}',
+    "quoted, and damaged": rb'{\"run\":\"a\",\"seq\":0,\"ev"',
+    "quotes of HTML": b'{&quot;run&quot;:&quot;a&quot;}',
     "an array": b'["run","seq","event"]',
     "a string": b'"run"',
     "deep nesting": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "a level too deep": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 16 + b"]" * 16 + b"}",
     "UTF-8": '{"run":"a","seq":0,"event":"x","image":"naïve.jpg"}'.encode(),
     "not even UTF-8": b'{"run":"a","seq":0,"event":"x","image":"\xff"}',
-    "a control character": b'{"run":"a","seq":0,"event":"x","image":"\x1b[2K"}',
+    "a control character": b'{"run":"a","seq":0,"event":"x","image":"\x07"}',
     "single quotes": b"{'run':'a','seq':0,'event':'x'}",
     "no run": b'{"seq":0,"event":"x"}',
     "a run that is a number": b'{"run":1,"seq":0,"event":"x"}',
@@ -242,6 +347,8 @@ SOUND = {
     "a large number": b'{"run":"a","seq":0,"event":"x","v":1.5e300}',
     "as deep as may be": b'{"run":"a","seq":0,"event":"x","v":' + b"[" * 15 + b"]" * 15 + b',"w":[]}',
     "many lists, but not deep": b'{"run":"a","seq":0,"event":"x","v":[' + b"[]," * 50 + b"[]]}",
+    "text behind it": '{"run":"a","seq":0,"event":"x"}\r 50%|█████     |'.encode(),
+    "the quote of a text behind it": b'{"run":"a","seq":0,"event":"x"}", file=log',
     "brackets in a text": b'{"run":"a","seq":0,"event":"x","v":"' + b"[" * 50 + b'"}',
 }  # fmt: skip
 
@@ -253,10 +360,10 @@ def test_a_sound_record_of_the_same_shape_is_not_refused(record: str) -> None:
 
 # ------------------------------------------------------------------------------------------------- bounded memory
 def test_a_record_that_takes_too_much_memory_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framing, "MOST_MEMORY", 1000)
-    monkeypatch.setattr(framing.DECODER, "decode", lambda *_: pytest.fail("it was parsed"))
+    monkeypatch.setattr(reader, "MOST_MEMORY", 1000)
+    monkeypatch.setattr(framing.DECODER, "raw_decode", lambda *_: pytest.fail("it was parsed"))
     record = b'{"run":"a","seq":0,"event":"x","v":[[],[],[]]}'
-    with pytest.raises(UnreadableRecordError, match=r"^line 1 holds a damaged record: too large$"):
+    with pytest.raises(UnreadableRecordError, match=r"^line 1: more records or runs than can be judged at once$"):
         list(read_runs([MARKER.encode() + record]))
 
 
@@ -276,14 +383,31 @@ def test_more_runs_than_can_be_judged_are_refused(monkeypatch: pytest.MonkeyPatc
         list(read_runs(records))
 
 
-def test_a_line_that_is_too_long_is_refused_and_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "LONGEST_LINE", 100)
-    with io.BufferedReader(io.BytesIO(b"x" * 10_000)) as file:  # type: ignore[arg-type]
-        found = lines_of(file)
-        first = next(found)
-        assert len(first) == 101
-        with pytest.raises(UnreadableRecordError, match=r"^line 1 is longer than 100 bytes$"):
-            list(read_runs([first]))
+def read(content: bytes) -> list[Run]:
+    """The runs in a file of these bytes."""
+    with io.BufferedReader(io.BytesIO(content)) as file:  # type: ignore[arg-type]
+        return list(read_runs(lines_of(file)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_line_that_is_too_long_is_refused_and_never_held(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "LONGEST_LINE", 100)
+    assert read(("x" * 90 + "\n").encode(encoding)) == []
+    with pytest.raises(UnreadableRecordError, match=r"^line 2 is longer than 100 bytes$"):
+        read(("\n" + "x" * 10_000).encode(encoding))
+    with pytest.raises(UnreadableRecordError, match=r"^line 2 is longer than 100 bytes$"):
+        read(gzip.compress(("\n" + "x" * 10_000).encode(encoding)))
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_takes_little_memory() -> None:
+    bomb = gzip.compress((b"x" * MIB + b"\n") * 32)
+    assert len(bomb) < MIB
+    tracemalloc.start()
+    try:
+        assert read(bomb) == []
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_value_of_any_length_is_a_short_problem(lines: Lines) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.device import devices
-from common.errors import UserError
+from common.errors import DeviceError
 from common.log import formulas
 from common.log.events import Limit
 from common.performance import limit
@@ -156,6 +156,6 @@ def test_a_product_that_no_row_or_no_device_can_do_is_an_error(
         raise RuntimeError(words)
 
     monkeypatch.setattr(limit.F, "linear", refuse)
-    with pytest.raises((RuntimeError, UserError), match=words):
+    with pytest.raises((RuntimeError, DeviceError), match=words):
         measured(work, 1, 0.1)
     assert rows == ([4, 2, 1] if words == "out of memory" else [4])

@@ -27,18 +27,18 @@ from PIL import Image
 import check_accuracy_run_perf as checker
 from common.errors import UserError
 from common.log import figures, schema
-from common.log.events import DECLARED
+from common.log.events import DECLARED, RunStart
 from common.log.formulas import LATENCY_KEYS
 from common.log.framing import printable
-from common.log.reader import read_runs
-from common.report import rendering
+from common.log.reader import Run, read_runs
+from common.report import commands, rendering
 from common.report.facts import Page
 from common.verdict.evidence import Group, Judgement
 
 STEMS = ("accuracy", "benchmark", "inference")
 LOGS = tuple(f"{stem}.log" for stem in STEMS)
 PAGES = ("report.md", "report.zh-CN.md")
-PLOTS = ("latency.png", "throughput.png", "blocks.png", "causes.png")
+PLOTS = ("latency.png", "throughput.png", "samples.png", "blocks.png", "causes.png")
 FIGURE = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)*(?:e[+-]?\d+)?%?")
 RAW = {"samples_ms", "baseline_samples_ms", "fingerprint", "shapes"}  # thousands of figures, none of which is shown
 
@@ -132,7 +132,7 @@ def leaves(value: Any) -> Iterator[str | float]:
 def printed_forms(number: float) -> set[str]:
     """How a figure may stand on a page."""
     plain = {format(number, form) for form in (".0f", ".1f", ".2f", ".3f", ".6f", ".3g", "g")}
-    percents = {f"{number * 100:{form}}%" for form in (".0f", ".1f", ".4f", ".3g")}
+    percents = {f"{max(number, 0) * 100:{form}}%" for form in (".0f", ".1f", ".4f", ".3g", ".5g")}
     return plain | percents | {f"{number / 1e6:.1f}"}
 
 
@@ -229,9 +229,10 @@ def test_the_tables_are_the_records_cell_by_cell(
     outputs = [f"{record['output']} / {record['reference']}" for record in accuracy]
     rows = table_with(pages[name], *outputs)
     metric = next(iter(rows[0]))
-    for row in rows[:-1]:
+    for row in rows[:-2]:
         for record, output in zip(accuracy, outputs, strict=True):
             assert row[output] == figures.format_metric(row[metric], record[row[metric]])
+    assert [rows[-2][output] for output in outputs] == [figures.bound(record["threshold"]) for record in accuracy]
     assert [rows[-1][output] for output in outputs] == [record["result"] for record in accuracy]
 
 
@@ -325,6 +326,170 @@ def test_ranks_are_shown_each_and_together(report: Report, evidence: Path, tmp_p
     assert "The first of 2 ranks" in pages["report.md"]
 
 
+# ---------------------------------------------------------------------------------------------- what is read first
+def head_of(page: str) -> str:
+    """What a reader sees first: from the title to the first section."""
+    return page.split("\n# ", 1)[1].split("\n## ", 1)[0]
+
+
+def test_the_headline_is_right_under_the_verdict(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs", benchmark=with_speedup)
+    _, pages = report(folder)
+    accuracy = [record for record in read_records(folder / "accuracy.log") if record["event"] == "accuracy"]
+    perf = [record for record in read_records(folder / "benchmark.log") if record["event"] == "perf"]
+    best = max(perf, key=lambda record: record["throughput_ips"])
+    wanted = [figures.percent(max(record[key] for record in accuracy)) for key in ("relative_error", "relative_l2")]
+    wanted += [f"{find(perf, 'perf', batch_size=1)['avg_latency_ms']:.3f} ms", f"{best['throughput_ips']:.2f}"]
+    wanted += [f"{find(read_records(folder / 'benchmark.log'), 'speedup')['speedup']:.2f}x"]
+    for name in PAGES:
+        verdict, table = head_of(pages[name]).split("\n\n")[1:3]
+        assert "PASS" in verdict
+        rows = tables(table)[0][2:]
+        assert len(rows) == len(wanted)
+        for row, figure in zip(rows, wanted, strict=True):
+            assert row[1].strip("*").startswith(figure)
+        assert all("<= 1%" in row[2] for row in rows[:2])
+        assert f"batch {best['batch_size']}" in rows[3][2]
+
+
+def test_the_headline_has_what_was_measured_alone(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def none_finite(records: Records) -> None:
+        find(records, "accuracy", output="hidden_state").update(relative_l2=None)
+
+    folder = copied(evidence, tmp_path / "logs", accuracy=none_finite, benchmark=drop("perf", batch_size=1))
+    _, pages = report(folder)
+    for name in PAGES:
+        rows = tables(head_of(pages[name]))[0][2:]
+        assert rows[1][1] == "**not finite**"
+        assert len(rows) == 3
+
+
+def test_each_warning_and_caveat_is_said_once(report: Report, evidence: Path, tmp_path: Path) -> None:
+    _, pages = report(copied(evidence, tmp_path / "logs", benchmark=change("perf", "stable", False, batch_size=1)))
+    for name, words in (("report.md", "warning: batch 1 is not stable"), ("report.zh-CN.md", "警告：batch 1")):
+        assert pages[name].count(words) == head_of(pages[name]).count(words) == 1
+    assert " ".join(pages["report.md"].split()).count("it says nothing about an NPU") == 1
+
+
+def confirmed(records: Records) -> None:
+    """As on a device that was asked."""
+    explained(records)
+    find(records, "cause", best=True).update(confirmed=0.9712, without=0.00042)
+
+
+def test_what_the_device_confirmed_is_beside_what_was_explained(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def fast(records: Records) -> None:
+        confirmed(records)
+        find(records, "model")["numerics"] = "fast"
+
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=fast, benchmark=change("model", "numerics", "fast")))
+    for name, columns in (
+        ("report.md", ("explained", "confirmed")),
+        ("report.zh-CN.md", ("可解释的误差", "设备上证实")),
+    ):
+        best, *others = table_with(pages[name], *columns)
+        assert [best[column] for column in columns] == ["99.9%", "97.1%"]
+        assert [row[columns[0]] for row in others] == ["14.3%", "0.0%"]
+    said = " ".join(pages["report.md"].split())
+    assert "without them the device errs by 0.0420%. What helps: --numerics strict removes it." in said
+    assert "建议：使用 --numerics strict 可消除该误差。" in pages["report.zh-CN.md"]
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained))
+    assert "confirmed" not in pages["report.md"]
+    assert "What helps" not in pages["report.md"]
+
+
+def test_the_environment_has_what_an_npu_records(report: Report, evidence: Path, tmp_path: Path) -> None:
+    def asked(records: Records) -> None:
+        on_device(**NPU)(records)
+        switches = {"allow_hf32": {"conv": False, "matmul": False}, "fallback_disabled": True}
+        find(records, "env").update(switches, cube_math_type="USE_HF32", jit_compile=True, compatible_impl="1")
+        find(records, "numerics")["gelu_by"] = "npu_gelu"
+
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=asked, benchmark=asked))
+    for name, yes in (("report.md", "yes"), ("report.zh-CN.md", "是")):
+        cells = [row for rows in tables(pages[name]) for row in rows]
+        assert ["cube_math_type", "USE_HF32"] in cells
+        assert ["TORCH_NPU_USE_COMPATIBLE_IMPL", "1"] in cells
+        assert [row[1] for row in cells if "jit_compile" in row[0]] == [yes]
+        assert [row for row in cells if row[1:] == ["npu_gelu"]]
+    _, pages = report(evidence)
+    assert not re.search("cube_math_type|jit_compile|COMPATIBLE_IMPL|npu_gelu", "".join(pages.values()))
+
+
+# --------------------------------------------------------------------------------------------------- how it was run
+def started(*argv: str) -> Run:
+    return Run("x", "x.py", [RunStart(format=1, script="x.py", argv=list(argv), utc="", code_sha256="", git=None)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        ("", ""),
+        ("--model demo --device cpu", "--model demo --device cpu"),
+        ("--image a.jpg photos --samples 2", "--image PATH/TO/a.jpg PATH/TO/photos --samples 2"),
+        ("--image=a.jpg --log-dir=logs", "--image=PATH/TO/a.jpg --log-dir=logs"),
+        ("--model timm/vit --weights random", "--model timm/vit --weights random"),
+        ("--model mine --weights w.safetensors", "--model PATH/TO/mine --weights PATH/TO/w.safetensors"),
+        ("--save-reference r.safetensors", "--save-reference r.safetensors"),
+        ("--image .", "--image ."),
+        ("--image $(x).jpg", "--image ..."),
+    ],
+)
+def test_a_run_is_shown_as_it_was_typed(argv: str, shown: str) -> None:
+    assert commands.run_command(started(*argv.split())) == f"python x.py {shown}".strip()
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        ("", ""),
+        ("--require-device npu --threshold=0.5%", "--require-device npu --threshold=0.5%"),
+        ("logs/accuracy.log --report report/x", "logs/accuracy.log --report report/x"),
+        ("{here}/logs/accuracy.log --report={here}/r", "logs/accuracy.log --report=r"),
+        ("/home/somebody/run1/accuracy.log", "run1/accuracy.log"),
+        ("/home/somebody/a.log ~/x.log ../y.log", "PATH/TO/a.log PATH/TO/x.log PATH/TO/y.log"),
+    ],
+)
+def test_the_checker_is_shown_as_it_was_typed_but_for_folders_elsewhere(argv: str, shown: str) -> None:
+    given = argv.replace("{here}", str(Path.cwd())).split()
+    line = commands.checker_command(given, [started("--log-dir", "run1")])
+    assert line == f"python check_accuracy_run_perf.py {shown}".strip()
+
+
+def test_a_piped_log_is_shown_as_a_pipe() -> None:
+    wanted = "cat PATH/TO/log.txt | python check_accuracy_run_perf.py - --require-device npu"
+    assert commands.checker_command(["-", "--require-device", "npu"], []) == wanted
+
+
+def block_of(page: str) -> str:
+    return page.split("```bash\n", 1)[1].split("```", 1)[0]
+
+
+def test_how_to_run_has_the_checkers_flags_and_no_folder_of_the_machine(report: Report, evidence: Path) -> None:
+    _, pages = report(evidence, "--min-throughput", "1")
+    for name in PAGES:
+        block = block_of(pages[name])
+        judged = "check_accuracy_run_perf.py PATH/TO/accuracy.log PATH/TO/benchmark.log --report PATH/TO/pages"
+        assert f"python {judged} --min-throughput 1\n" in block
+        assert "pip install -r requirements.txt\n" in block
+        assert str(evidence) not in pages[name]
+        assert pages[name].split("```bash", 1)[0].count("`PATH/TO/`") == 1
+    assert "## 运行方法\n" in pages["report.zh-CN.md"]
+    comments = re.findall(r"# (.*)", block_of(pages["report.zh-CN.md"]))
+    assert comments
+    assert all(re.search(r"[\u4e00-\u9fff]", comment) for comment in comments)
+
+
+def test_on_an_npu_torch_is_kept(report: Report, evidence: Path, tmp_path: Path) -> None:
+    edit = on_device(**NPU)
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit, benchmark=edit))
+    for name in PAGES:
+        assert "> constraints.txt\npip install -c constraints.txt -r requirements.txt\n" in block_of(pages[name])
+    edit = on_device(**{**NPU, "simulated": True})
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit, benchmark=edit))
+    assert "export PYTHONPATH=tests/simulated_npu" in block_of(pages["report.md"])
+
+
 # ---------------------------------------------------------------------------------------------- what it proves
 NPU = {"device": "npu:0", "device_name": "Ascend910B2", "simulated": False, "torch_npu": "2.9.0", "cann": "8.5.1"}
 
@@ -338,11 +503,6 @@ def on_device(**env: object) -> Edit:
                 record["device"] = env["device"]
 
     return edit
-
-
-def head_of(page: str) -> str:
-    """What a reader sees first: from the title to the first section."""
-    return page.split("\n# ", 1)[1].split("\n## ", 1)[0]
 
 
 def card_of(page: str) -> dict[str, Any]:
@@ -711,22 +871,36 @@ def out_of_memory(records: Records) -> None:
 HOSTILE_PLOT = poisoned("$\\frac{$ \x1b[31m \u202e 中文 <b>" + "long " * 50)
 
 
+def hostile_and_explained(records: Records) -> None:
+    explained(records)
+    HOSTILE_PLOT(records)
+
+
 @pytest.mark.parametrize(
-    ("logs", "edits"),
+    ("logs", "edits", "drawn"),
     [
-        (LOGS[:2], {"accuracy": HOSTILE_PLOT, "benchmark": HOSTILE_PLOT}),
-        (LOGS[:2], {"accuracy": odd, "benchmark": out_of_memory}),
-        (LOGS[:1], {}),
+        (LOGS[:2], {"accuracy": hostile_and_explained, "benchmark": HOSTILE_PLOT}, PLOTS),
+        (LOGS[:2], {"accuracy": odd, "benchmark": out_of_memory}, PLOTS),
+        (LOGS[:2], {}, PLOTS[:3]),
+        (LOGS[:1], {}, PLOTS[2:3]),
     ],
-    ids=["hostile names", "odd figures", "no perf run"],
+    ids=["hostile names", "odd figures", "no explanation", "no perf run"],
 )
-def test_there_are_four_plots_always(
-    logs: tuple[str, ...], edits: dict[str, Edit], evidence: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_the_plots_that_have_content_are_drawn(
+    logs: tuple[str, ...],
+    edits: dict[str, Edit],
+    drawn: tuple[str, ...],
+    evidence: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = copied(evidence, tmp_path / "logs", **edits)
     checker.main([*(str(folder / name) for name in logs), "--report", str(tmp_path / "pages")])
-    assert {path.name for path in (tmp_path / "pages").iterdir()} == {*PAGES, *PLOTS}
-    for name in PLOTS:
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == {*PAGES, *drawn}
+    for name in PAGES:
+        page = (tmp_path / "pages" / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"\]\((.*?png)\)", page)) == set(drawn)
+    for name in drawn:
         with Image.open(tmp_path / "pages" / name) as image:
             assert image.width == 1600  # twice the pixels of the width at which it is read
             greys = image.convert("L").getcolors()
@@ -747,6 +921,13 @@ def in_no_time(records: Records) -> None:
             record["samples_ms"] = [0.0] * 5
 
 
+def nothing_explains(records: Records) -> None:
+    explained(records)
+    for record in records:
+        if record["event"] == "cause":
+            record.update(explained=-5253.5, confirmed=-1e-8, without=0.5)
+
+
 def nothing_finite(records: Records) -> None:
     explained(records)
     for record in records:
@@ -759,36 +940,91 @@ def no_error(records: Records) -> None:
     for record in records:
         if record["event"] == "layer":
             record.update(isolated=0.0, propagated=0.0)
+        if record["event"] == "sample":
+            record["relative_l2"] = 0.0
 
 
 def nothing_compared(records: Records) -> None:
     records[:] = [record for record in records if record["event"] not in ("accuracy", "sample")]
 
 
-SAID = [
-    ("latency", {"benchmark": none_measured}, "no batch size was measured"),
-    ("latency", {"benchmark": in_no_time}, "2\nn=5"),
-    ("throughput", {"benchmark": none_measured}, "no limit in the records"),
-    ("blocks", {"accuracy": no_error}, "every error is exactly zero"),
-    ("blocks", {"accuracy": no_error}, "0%"),
-    ("causes", {"accuracy": nothing_finite}, "not finite"),
-    ("causes", {"accuracy": nothing_compared}, "no accuracy records"),
-]
+def one_image(records: Records) -> None:
+    kept: list[str] = []
+    for record in [record for record in records if record["event"] == "sample"]:
+        if record["output"] in kept:
+            records.remove(record)
+        kept.append(record["output"])
 
 
-@pytest.mark.parametrize(("name", "edits", "words"), SAID, ids=[words for _, _, words in SAID])
-def test_a_plot_says_what_it_does_not_show(
-    name: str, edits: dict[str, Edit], words: str, evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Drawn = Callable[[str, Edit], Figure | None]
+
+
+@pytest.fixture
+def drawn(evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """A plot of the logs after an edit, as matplotlib has it; None where it was not drawn."""
     from common.report import plots
 
-    figures: list[Figure] = []
+    made: list[Figure] = []
     new_figure = plots.new_figure
-    monkeypatch.setattr(plots, "new_figure", lambda: figures.append(new_figure()) or figures[-1])
-    folder = copied(evidence, tmp_path / "logs", **edits)
-    runs = [run for log in LOGS[:2] for run in read_runs((folder / log).read_bytes().splitlines())]
-    assert plots.draw(plots.PLOTS[name], Group("", runs)).startswith(b"\x89PNG")
-    assert words in {text.get_text() for text in figures[-1].findobj(Text)}
+    monkeypatch.setattr(plots, "new_figure", lambda: made.append(new_figure()) or made[-1])
+
+    def draw(name: str, edit: Edit) -> Figure | None:
+        kind, plot = plots.PLOTS[name]
+        stem = {"perf": "benchmark", "accuracy": "accuracy"}[kind]
+        folder = copied(evidence, tmp_path / "logs", **{stem: edit})
+        runs = [run for log in LOGS[:2] for run in read_runs((folder / log).read_bytes().splitlines())]
+        return made[-1] if plots.draw(plot, Group("", runs), kind) else None
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("latency", none_measured),
+        ("latency", in_no_time),
+        ("throughput", none_measured),
+        ("samples", no_error),
+        ("samples", nothing_compared),
+        ("samples", one_image),
+        ("blocks", no_error),
+        ("causes", nothing_explains),
+        ("causes", nothing_finite),
+    ],
+)
+def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn) -> None:
+    assert drawn(name, edit) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("throughput", out_of_memory, "2\nout of\nmemory"),
+        ("causes", confirmed, "confirmed: switched off on the device"),
+        ("causes", confirmed, "97.1%"),
+        ("causes", explained, "HF32 in the convolutions\n+ the tanh GELU (best)"),
+    ],
+)
+def test_a_plot_says(name: str, edit: Edit, words: str, drawn: Drawn) -> None:
+    figure = drawn(name, edit)
+    assert figure is not None
+    assert words in {text.get_text() for text in figure.findobj(Text)}
+
+
+@pytest.mark.parametrize("name", ["latency", "throughput", "samples", "blocks", "causes"])
+def test_no_words_stand_on_what_is_plotted(name: str, drawn: Drawn) -> None:
+    """Legends are above the axes, and the figures of bars beyond their ends; nothing else is written inside."""
+    figure = drawn(name, confirmed if name in ("samples", "blocks", "causes") else lambda records: None)
+    assert figure is not None
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    inside = [text for text in axes.texts if text.get_text()]
+    bars = [bar.get_window_extent() for bar in axes.patches]
+    assert not any(text.get_window_extent().overlaps(bar) for text in inside for bar in bars)
+    assert name == "causes" or not inside
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1
 
 
 # ------------------------------------------------------------------------------------------------- as a real process

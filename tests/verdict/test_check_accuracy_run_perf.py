@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
@@ -592,12 +593,16 @@ def rewritten(name: str, text: str) -> bytes:
         "bom": b"\xef\xbb\xbf" + text.encode(),
         "utf-16": text.encode("utf-16"),
         "progress bar": "\n".join(f"100%|####| 8/8 [00:01<00:00]\r{line}" for line in lines).encode(),
-        "noise": b"\xff\xfe\x00noise\n".join(line.encode() + b"\n" for line in lines).replace(b"\xff\xfe", b"\xff"),
+        "noise": b"\xff\x80noise\n".join(line.encode() + b"\n" for line in lines),
+        "progress bar behind": "\n".join(f"{line}\r100%|####| 8/8 [00:01<00:00]" for line in lines).encode(),
+        "gzip": gzip.compress(text.encode()),
         "no last newline": text.rstrip().encode(),
     }[name]
 
 
-@pytest.mark.parametrize("name", ["crlf", "bom", "utf-16", "progress bar", "noise", "no last newline"])
+@pytest.mark.parametrize(
+    "name", ["crlf", "bom", "utf-16", "progress bar", "progress bar behind", "noise", "no last newline", "gzip"]
+)
 def test_the_same_records_in_another_dress_pass(name: str, check: Check, evidence: Path, tmp_path: Path) -> None:
     logs = []
     for log in ("accuracy.log", "benchmark.log"):
@@ -1208,6 +1213,29 @@ def test_logs_that_hold_nothing_cannot_be_judged(
     assert captured.out.splitlines()[-1] == "OVERALL: CANNOT JUDGE"
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
+
+
+def test_what_a_terminal_showed_is_no_log_and_names_the_logs(
+    check: Check, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it is coloured, and where PowerShell or docker wrote it."""
+    for names in (["accuracy.log"], ["benchmark.log"], ["accuracy.log", "benchmark.log"]):
+        shown = [line for name in names for line in (evidence / name).read_text().splitlines() if "@record" not in line]
+        for content in ("\r\n".join(shown).encode(), "\n".join(f"\x1b[1m{x}\x1b[0m" for x in shown).encode("utf-16")):
+            (tmp_path / "shown.txt").write_bytes(content)
+            assert checker.main([str(tmp_path / "shown.txt")]) == 2
+            error = capsys.readouterr().err
+            assert "results and no records: a terminal, docker -t too" in error
+            assert error.endswith(" ".join(f"logs/{name}" for name in names) + "\n")
+
+
+def test_a_killed_run_in_another_encoding_hides_behind_no_whole_one(
+    check: Check, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = b"".join((evidence / name).read_bytes() for name in ("accuracy.log", "benchmark.log"))
+    (tmp_path / "log.txt").write_bytes(good + "a later run\n@record {".encode("utf-16-le"))
+    assert checker.main([str(tmp_path / "log.txt")]) == 2
+    assert "NUL bytes" in capsys.readouterr().err
 
 
 def test_a_run_of_another_script_is_no_evidence(check: Check) -> None:

@@ -15,7 +15,7 @@ from conftest import PERF_QUICK, ROOT
 from helpers.logs import MARKER
 
 import check_accuracy_run_perf as checker
-from common.log import reader
+from common.log import lines
 from common.verdict import judging
 
 SEEDS = 5
@@ -122,4 +122,4 @@ def test_a_large_log_takes_little_memory_and_time(
     assert len(errors.splitlines()) <= 1
     assert peak < 300
     assert seconds < 10  # 200 MB in 10 s, with a factor of 5 for a busy machine
-    assert reader.LONGEST_LINE < 40 * MIB
+    assert lines.LONGEST_LINE < 40 * MIB
