@@ -41,7 +41,7 @@ def lines_of(file: io.BufferedReader) -> Iterator[bytes]:
         return
     try:
         with gzip.open(file) as unpacked:
-            yield from _text_lines(io.BufferedReader(unpacked))  # type: ignore[arg-type]  # which has peek
+            yield from _text_lines(io.BufferedReader(unpacked))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableRecordError(f"its gzip is cut or damaged, or has other text behind it: {error}") from None
 
