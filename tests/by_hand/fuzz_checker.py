@@ -225,6 +225,8 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if (event, key) == ("numerics", "reference"):
         probe = [(k, value.get(k), old[k]) for k in old if k != "gelu_tanh"] if isinstance(value, dict) else None
         return probe is not None and all(_is_precise(k, new) or is_close(new, known) for k, new, known in probe)
+    if (event, key) == ("run_start", "batch_sizes"):
+        return isinstance(value, list) and is_close(sorted(map(str, value)), sorted(map(str, old)))
     if event == "numerics":
         return _is_precise(key, value)
     if (event, key) == ("ranks", "shares"):
