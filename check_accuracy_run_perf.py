@@ -18,21 +18,22 @@ from common.errors import UserError
 from common.log.events import INFERENCE
 from common.log.framing import printable
 from common.log.reader import Run
-from common.verdict import files
+from common.verdict import files, glance
 from common.verdict.evidence import Bounds, Check, Judgement
-from common.verdict.judging import UnreadableLogError, judge, read_logs, unreadable
+from common.verdict.judging import LOGS, UnreadableLogError, judge, logs_of, read_logs, unreadable
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
   python check_accuracy_run_perf.py                          logs/accuracy.log, logs/benchmark.log
-  python check_accuracy_run_perf.py log.txt --require-device npu
+  python check_accuracy_run_perf.py runs/vit_giant           the logs of a folder
+  python check_accuracy_run_perf.py log.txt --require-device npu --verbose
+  python check_accuracy_run_perf.py --only accuracy          before there is a performance log
   cat accuracy_log.txt perf_log.txt | python check_accuracy_run_perf.py -
   python check_accuracy_run_perf.py --baseline logs/benchmark.prev.log --max-regression 5%
   python check_accuracy_run_perf.py --require-device npu --report report --json verdict.json
 
 exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
 """
-DEFAULT_LOGS = ("logs/accuracy.log", "logs/benchmark.log")
 WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
 INFERENCE_LOG = "inference.log"  # its outputs belong on the pages, and prove nothing
 LONGEST_CELL = 400  # characters; a hostile log can hold texts of any length
@@ -43,10 +44,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "logs",
         nargs="*",
-        default=DEFAULT_LOGS,
         metavar="LOG",
-        help="logs, several runs in one file too; - is standard input (default: logs/accuracy.log logs/benchmark.log)",
+        help="logs, gzip too, several runs in one file too, or a folder with an accuracy.log, a benchmark.log; - is "
+        "standard input (default: logs/accuracy.log logs/benchmark.log)",
     )
+    parser.add_argument(
+        "--only", choices=tuple(LOGS), help="judge accuracy or performance alone; runs of the other kind are left out"
+    )
+    parser.add_argument("--verbose", action="store_true", help="print every check as a row: value, bound, verdict")
     parser.add_argument(
         "--require-device", choices=tuple(options.DEVICE_KINDS), help="FAIL evidence from any other kind of device"
     )
@@ -92,23 +97,36 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     files.add_argument("--json", metavar="FILE", type=Path, help="write the verdict, its checks and figures as JSON")
     files.add_argument("--junit", metavar="FILE", type=Path, help="write one test case a check, as JUnit XML")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    of_perf = {"--min-throughput": args.min_throughput, "--max-latency-ms": args.max_latency_ms}
+    for flag, value in {**of_perf, "--baseline": args.baseline}.items():
+        if value is not None and args.only == "accuracy":
+            parser.error(f"{flag} is a bound of performance, which --only accuracy does not judge")
+    args.logs = args.logs or [f"logs/{log}" for kind, log in LOGS.items() if args.only in (None, kind)]
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     bounds = Bounds(**{field.name: getattr(args, field.name) for field in fields(Bounds)})
+    logs: list[str] = []
     try:
-        judgement = judge(read_logs(args.logs), read_logs([args.baseline] if args.baseline else []), bounds)
+        logs += logs_of(args.logs, args.only)
+        earlier = read_logs(logs_of([args.baseline], "perf")) if args.baseline else []
+        judgement = judge(read_logs(logs), earlier, bounds, args.only)
     except UnreadableLogError as error:
         print(f"error: {shortened(str(error))}", file=sys.stderr)
-        judgement = unreadable(error)
-    print_table(judgement.checks)
-    for remark in judgement.remarks:
-        print(shortened(remark.en))
+        judgement = unreadable(error, args.only)
+    if args.verbose:
+        print_table(judgement.checks)
+        for remark in judgement.remarks:
+            print(shortened(remark.en))
+    else:
+        for line in glance.lines_of(judgement):
+            print(line)
     if args.report:
         typed = sys.argv[1:] if argv is None else list(argv)
-        write_report(args.report, replace(judgement, argv=typed), args.logs)
+        write_report(args.report, replace(judgement, argv=typed), logs)
     if args.json:
         files.write_json(args.json, judgement)
     if args.junit:

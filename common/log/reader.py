@@ -105,7 +105,7 @@ def records_in(line: bytes, most_memory: int) -> Iterator[tuple[Record, str]]:
 
 
 def _records_of(text: str) -> Iterator[tuple[Record, str]]:
-    """The records in a text; of a line that some JSON quotes, as Docker and journald do, without its quotes."""
+    """The records in a text; of a line that some JSON quotes, as Docker's json-file does, what it quotes."""
     at = text.find(MARKER)
     while at >= 0:
         start = at + len(MARKER)

@@ -81,7 +81,8 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     for metric in formulas.gated_metrics(classifier):
         error = values[metric]
         verdict = passed(error is not None and 0 <= error <= allowed)
-        yield Check(f"{output} {metric}", percent(error), at_most(allowed), verdict, metric)
+        share = error / allowed if error is not None and allowed > 0 else math.inf
+        yield Check(f"{output} {metric}", percent(error), at_most(allowed), verdict, metric, share)
     within = formulas.is_within(worst, 0 if none else 1, summary.threshold, classifier)
     result = "PASS" if within else "FAIL"
     yield Check(f"{output} result in the log", summary.result, result, passed(summary.result == result))

@@ -16,6 +16,11 @@ from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
 KIND = {ACCURACY: "accuracy", PERF: "perf"}
+# Of a verdict on one kind of evidence: what it does not say.
+ONLY = {
+    "accuracy": Words("only accuracy is judged: nothing is said about performance.", "仅判定精度：不涉及性能。"),
+    "perf": Words("only performance is judged: nothing is said about accuracy.", "仅判定性能：不涉及精度。"),
+}
 RELATIVE_TOLERANCE = 1e-9  # of figures that are computed again from the same float64 numbers
 ABSOLUTE_TOLERANCE = 1e-12  # likewise, where they cancel
 
@@ -33,13 +38,17 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table; `metric` is the key of the accuracy metric that it holds to its bound."""
+    """One row of the table; `metric` is the key of the accuracy metric that it holds to its bound, and `share` what
+    part of the bound that is. `about` is what it checks: accuracy, perf, or evidence.
+    """
 
     name: str
     value: str
     bound: str
     verdict: Verdict
     metric: str | None = None
+    share: float | None = None
+    about: str = "evidence"
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,8 @@ class Group:
 @dataclass(frozen=True)
 class Judgement:
     """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
-    `error` says why a log could not be read at all; `argv` is the checker's command line.
+    `error` says why a log could not be read at all; `only` which kind of evidence was judged, where one alone was;
+    `argv` is the checker's command line.
     """
 
     checks: Sequence[Check]
@@ -85,6 +95,7 @@ class Judgement:
     runs: Sequence[Run] = field(default=(), repr=False)
     error: str | None = None
     argv: Sequence[str] = ()
+    only: str | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -93,7 +104,13 @@ class Judgement:
     @property
     def remarks(self) -> list[Words]:
         """What must be said right before the verdict, each remark once; of what was not judged, nothing."""
-        return list(dict.fromkeys(remark for group in self.groups if group.checks for remark in group.remarks))
+        found = [remark for group in self.groups if group.checks for remark in group.remarks]
+        return list(dict.fromkeys([*found, *self.limits]))
+
+    @property
+    def limits(self) -> list[Words]:
+        """What was not judged on request: right before the verdict, which does not say it."""
+        return [ONLY[self.only]] if self.only else []
 
 
 def worst_verdict(checks: Sequence[Check]) -> Verdict:

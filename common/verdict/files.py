@@ -37,6 +37,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "verdict": str(judgement.verdict),
         "exit_code": int(judgement.verdict),
         "error": judgement.error,
+        "only": judgement.only,
         "checks": [_check(check) for check in judgement.checks],
         "remarks": [remark.en for remark in judgement.remarks],
         "runs": [_run(run) for run in judgement.runs],

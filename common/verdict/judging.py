@@ -17,6 +17,7 @@ from common.verdict.performance import check_perf, check_regression, check_same_
 from common.verdict.remarks import doubts_of_baseline, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
 
+LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
 # What lines for people hold, and the log that has it as records.
 RESULT_KEYS = {b"relative_error:": "logs/accuracy.log", b"throughput_ips:": "logs/benchmark.log"}
 
@@ -28,6 +29,21 @@ class UnreadableLogError(UserError):
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(f"{name}{fault}")
         self.reason = f"{Path(name).name}{fault}"
+
+
+def logs_of(names: Iterable[str], only: str | None = None) -> Iterator[str]:
+    """The log files that are named, in place of a folder those that it holds. Raises UnreadableLogError for none."""
+    wanted = [log for kind, log in LOGS.items() if only in (None, kind)]
+    for name in names:
+        if name == "-" or not Path(name).is_dir():
+            yield name
+            continue
+        found = [str(path) for log in wanted if (path := Path(name) / log).exists()]
+        if not found:
+            others = sorted(path.name for path in Path(name).glob("*.log"))
+            listed = f", but {', '.join(others[:5])}: name the files" if others else ""
+            raise UnreadableLogError(name, f" is a folder without {' or '.join(wanted)}{listed}")
+        yield from found
 
 
 def read_logs(names: Iterable[str]) -> list[Run]:
@@ -70,28 +86,33 @@ def _noting(lines: Iterable[bytes], results: set[str]) -> Iterator[bytes]:
 
 
 # ------------------------------------------------------------------------------------------------- judging
-def judge(runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds) -> Judgement:
-    """All checks of all runs; `earlier` are a baseline's."""
+def judge(runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds, only: str | None = None) -> Judgement:
+    """All checks of all runs, or of those of one kind; `earlier` are a baseline's."""
+    if only is not None:
+        runs = [run for run in runs if KIND.get(run.script, only) == only]
+    kinds = [kind for kind in KIND.values() if only in (None, kind)]
     checks = [check_integrity(run) for run in runs]
     groups, faults = group_runs([run for run in runs if not run.problems])
     checks += faults
     if not groups and not any(check.verdict for check in checks):
-        checks.append(Check("evidence", "no accuracy, no perf run", "both", Verdict.CANNOT_JUDGE))
+        missing = ", ".join(f"no {kind}" for kind in kinds)
+        bound = "one" if only else "both"
+        checks.append(Check("evidence", f"{missing} run", bound, Verdict.CANNOT_JUDGE))
     if any(check.verdict for check in checks):
-        return Judgement(checks, groups, runs)
+        return Judgement(checks, groups, runs, only=only)
     judged = []
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
-        found = [*check_group(group, bounds), *check_baseline(group, earlier, bounds)]
+        found = [*check_group(group, bounds, kinds), *about("perf", check_baseline(group, earlier, bounds))]
         checked = [replace(check, name=prefix + check.name) for check in found]
         judged.append(replace(group, checks=checked, remarks=[*doubts_of_baseline(checked), *group.remarks]))
         checks += judged[-1].checks
-    return Judgement(checks, judged, runs)
+    return Judgement(checks, judged, runs, only=only)
 
 
-def unreadable(error: UnreadableLogError) -> Judgement:
+def unreadable(error: UnreadableLogError, only: str | None = None) -> Judgement:
     """Where one log can't be read, nothing can be judged."""
-    return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=error.reason)
+    return Judgement([Check("logs", "unreadable", "readable", Verdict.CANNOT_JUDGE)], error=error.reason, only=only)
 
 
 def check_integrity(run: Run) -> Check:
@@ -123,22 +144,27 @@ def identity(run: Run) -> tuple[str, ...]:
     return model.weights_sha256, model.model, model.dtype, model.numerics, env.device
 
 
-def check_group(group: Group, bounds: Bounds) -> Iterator[Check]:
-    """The checks of all runs of one identity."""
-    for kind in KIND.values():
+def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[Check]:
+    """The checks of all runs of one identity, which must be of these kinds."""
+    for kind in kinds:
         if not group.of(kind):
-            yield Check(f"{kind} run", "none", "of the same weights, dtype, device", Verdict.CANNOT_JUDGE)
+            found = Check(f"{kind} run", "none", "of the same weights, dtype, device", Verdict.CANNOT_JUDGE)
+            yield replace(found, about=kind)
     yield check_common_facts(group.runs)
     for run in group.runs:
         yield from guarded(check_setting(run, bounds))
-        yield from guarded(check_numerics(run))
+        yield from about(KIND[run.script], guarded(check_numerics(run)))
     for run in group.of("accuracy"):
-        yield from guarded(check_references(run, bounds.threshold))
+        yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
     for run in group.of("perf"):
-        yield from guarded(check_perf(run, bounds))
+        yield from about("perf", guarded(check_perf(run, bounds)))
     for perf in group.of("perf"):
         for accuracy in group.of("accuracy"):
-            yield from guarded(check_same_outputs(accuracy, perf))
+            yield from about("perf", guarded(check_same_outputs(accuracy, perf)))
+
+
+def about(kind: str, checks: Iterable[Check]) -> Iterator[Check]:
+    return (replace(check, about=kind) for check in checks)
 
 
 def check_baseline(group: Group, earlier: Sequence[Run], bounds: Bounds) -> Iterator[Check]:

@@ -238,10 +238,20 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if (event, key) == ("speedup", "baseline_threads"):
         return _is_number(value) and value >= 1
     if (event, key) == ("numerics", "reference"):
-        return isinstance(value, dict) and all(is_close(value.get(k), old[k]) for k in old if k != "gelu_tanh")
+        probe = [(k, value.get(k), old[k]) for k in old if k != "gelu_tanh"] if isinstance(value, dict) else None
+        return probe is not None and all(_is_precise(k, new) or is_close(new, known) for k, new, known in probe)
+    if (event, key) == ("run_start", "batch_sizes"):
+        return isinstance(value, list) and is_close(sorted(map(str, value)), sorted(map(str, old)))
+    if event == "numerics":
+        return _is_precise(key, value)
     if (event, key) == ("ranks", "shares"):
         return isinstance(value, list) and len(value) == len(old) and all(map(_same_share, value, old))
     return (event, key) == ("ranks", "alone") and isinstance(value, dict) and _same_rate(value, old)
+
+
+def _is_precise(key: str, value: Any) -> bool:
+    """Bits that are as many as float32 is asked for."""
+    return key.endswith("_mantissa_bits") and type(value) is int and value >= 20
 
 
 def _samples_agree(record: Record, good: Record) -> bool:

@@ -77,7 +77,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def run(folder: Path, *flags: str) -> tuple[int, dict[str, str]]:
         monkeypatch.setattr(plots, "draw_all", lambda group: {Path(name).stem: b"" for name in PLOTS})
         logs = [str(folder / name) for name in LOGS[:2]]
-        code = checker.main([*logs, "--report", str(tmp_path / "pages"), *flags])
+        code = checker.main([*logs, "--report", str(tmp_path / "pages"), "--verbose", *flags])
         pages = {name: (tmp_path / "pages" / name).read_text(encoding="utf-8") for name in PAGES}
         return code, {**pages, "out": capsys.readouterr().out}
 

@@ -52,11 +52,11 @@ def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
 
 @pytest.fixture
 def check(capsys: pytest.CaptureFixture[str]) -> Check:
-    """Run the checker in this process: its exit code and what it printed."""
+    """Run the checker in this process: its exit code and what it printed, every row."""
 
     def run(*arguments: object) -> tuple[int, str]:
         capsys.readouterr()
-        code = checker.main([str(argument) for argument in arguments])
+        code = checker.main([*(str(argument) for argument in arguments), "--verbose"])
         return code, capsys.readouterr().out
 
     return run

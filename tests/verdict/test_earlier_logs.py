@@ -19,7 +19,7 @@ def test_an_earlier_log_gets_the_same_verdict(
     earlier: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(LOGS)
-    code = checker.main(earlier["arguments"])
+    code = checker.main([*earlier["arguments"], "--verbose"])
     assert capsys.readouterr().out.splitlines() == earlier["stdout"]
     assert code == earlier["exit_code"]
 
