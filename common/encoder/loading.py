@@ -25,7 +25,7 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
         if model == "demo":
             from common.encoder import timm_models
 
-            encoder = timm_models.load_demo(wanted.weights, wanted.seed)
+            encoder = timm_models.load_demo(wanted.weights, wanted.seed, wanted.input_size)
         else:
             library = checkpoints.find_library(model)
             checkpoint = checkpoints.find_checkpoint(wanted, library)
@@ -44,10 +44,10 @@ def _load_from(wanted: ModelChoice, library: str, checkpoint: checkpoints.Checkp
     if library == "timm":
         from common.encoder import timm_models
 
-        encoder = timm_models.load(wanted.model, checkpoint, wanted.seed)
+        encoder = timm_models.load(wanted.model, checkpoint, wanted.seed, wanted.input_size)
     else:
         from common.encoder import transformers_models
 
-        encoder = transformers_models.load(wanted.model, checkpoint, wanted.seed)
+        encoder = transformers_models.load(wanted.model, checkpoint, wanted.seed, wanted.input_size)
     encoder.hash_weights = sha256 or encoder.hash_weights
     return encoder

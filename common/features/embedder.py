@@ -76,6 +76,7 @@ class Embedder:
 
 def report_shapes(log: RunLog, encoder: Encoder, pixel_values: Tensor, embedding: Tensor, hidden_state: Tensor) -> None:
     log.line(f"Model: {encoder.model}")
+    encoder.describe(log)
     log.line(f"Parameters: {encoder.params / 1e6:.1f}M")
     log.line(f"Input shape: {list(pixel_values.shape)}")
     log.line(f"Output shape: {list(embedding.shape)}")
@@ -93,6 +94,7 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         "model": encoder.model,
         "weights_source": encoder.weights_source,
         "weights_sha256": encoder.weights_sha256,
+        "embedding_is": encoder.embedding_is,
         "preprocess": encoder.preprocessing,
         "dtype": devices.dtype_name(running.dtype),
         "numerics": running.numerics.mode,

@@ -217,6 +217,8 @@ class Model(Event):
     preprocess: dict[str, Any]
     numerics: Annotated[str, OneOf(("strict", "fast"))]
     operators: Annotated[list[str], "of the kinds that the probe covers: conv, matmul, attention, gelu, gelu_tanh"]
+    embedding_is: Annotated[str | None, OPTIONAL, "what of the model's the embedding is"] = None
+    weights_changes: Annotated[list[str] | None, OPTIONAL, "what was done to the weights before they fitted"] = None
     references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: what it compares with"] = None
     compiled: Annotated[bool | None, OPTIONAL, "of a perf run"] = None
     cost: Annotated[Cost | None, FLAT, "of a perf run, where it can be counted"] = None
