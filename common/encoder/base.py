@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.device.devices import Outputs
+from common.device.meta import on_meta
 from common.encoder import weights
 from common.errors import UserError, first_line
 from common.log.writer import RunLog
@@ -46,16 +47,17 @@ class Preprocessor:
     input_size: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        shapes = {size: list(self._run(Image.new("RGB", size, PROBE_COLOUR)).shape) for size in PROBED}
-        self.input_size = shapes[PROBED[0]]
-        for (width, height), shape in shapes.items():
+        self.input_size = []
+        for size in PROBED:
+            shape = list(self._run(Image.new("RGB", size, PROBE_COLOUR)).shape)
             if len(shape) != 3 or shape[0] != 3:
                 raise UserError(f"the preprocessing of {self.model} gives {shape} of an image, not [3, height, width]")
+            self.input_size = self.input_size or shape
             if shape != self.input_size:
+                first, other = (f"{width} x {height}" for width, height in (PROBED[0], size))
                 raise UserError(
-                    f"the preprocessing of {self.model} gives images of different sizes: {self.input_size} of "
-                    f"{PROBED[0][0]} x {PROBED[0][1]} pixels, {shape} of {width} x {height}; --input-size N makes them "
-                    "all N x N"
+                    f"the preprocessing of {self.model} gives images of different sizes: {self.input_size} of {first} "
+                    f"pixels, {shape} of {other}; --input-size N makes them all N x N"
                 )
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -143,29 +145,28 @@ class Described(nn.Module):
         return embedding, hidden_state
 
 
-def try_out(module: Described, name: str, input_size: list[int]) -> str:
+def try_out(module: Described, name: str, input_size: list[int], asked: int | None = None) -> str:
     """Run a module once on an image of `input_size` [3, H, W], and return what its embedding is.
 
     On meta tensors, which compute nothing; on zeros only where those lack something. Raises UserError for a model that
-    can't run on such an image.
+    can't run on such an image; `asked` is the size that the user named.
     """
     module.eval()
     try:
         embedding, _, embedding_is = _embed_on_meta(module, input_size)
     except Exception:  # what meta tensors lack, or the model: that shows below
-        embedding, _, embedding_is = _embed_zeros(module, name, input_size)
+        try:
+            embedding, _, embedding_is = _embed_zeros(module, name, input_size)
+        except UserError as error:
+            raise UserError(f"--input-size {asked}: {error}") if asked else error from error
     if embedding.ndim != 2:
         raise UserError(f"{name} gives {list(embedding.shape)} of an image, not one embedding")
     return embedding_is
 
 
 def _embed_on_meta(module: Described, input_size: list[int]) -> Embedded:
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    state = {f"module.{name}": torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    pixel_values = torch.empty(1, *input_size, device="meta")
     with torch.inference_mode():
-        embedded: Embedded = torch.func.functional_call(_Embed(module), state, (pixel_values,))
-    return embedded
+        return on_meta(module).embed(torch.empty(1, *input_size, device="meta"))
 
 
 def _embed_zeros(module: Described, name: str, input_size: list[int]) -> Embedded:
@@ -177,14 +178,3 @@ def _embed_zeros(module: Described, name: str, input_size: list[int]) -> Embedde
     except Exception as error:  # a model says it with an assertion, a shape error or its own
         size = " x ".join(map(str, input_size[1:]))
         raise UserError(f"{name} can't run on images of {size}: {first_line(error)}") from error
-
-
-class _Embed(nn.Module):
-    """`embed` as a forward, for functional_call."""
-
-    def __init__(self, module: Described) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixel_values: Tensor) -> Embedded:
-        return self.module.embed(pixel_values)

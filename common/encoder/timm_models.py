@@ -114,9 +114,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
             raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
     if not checkpoint.files:
         return _with_random_weights(model, built, config, seed, input_size)
-    fitted = timm_weights.fit(
-        built, weights.read_state(checkpoint.files), build, input_size is not None, checkpoint.source
-    )
+    fitted = timm_weights.fit(built, weights.read_state(checkpoint.files), build, input_size, checkpoint.source)
     weights.assign_state(built, fitted.state)
     sha256 = partial(weights.files_sha256, checkpoint.files)
     return _timm_encoder(model, built, config, checkpoint.source, sha256, fitted.report, input_size)
@@ -170,7 +168,7 @@ def _timm_encoder(
         raise UserError(f"{architecture} takes images of {channels} channels, not RGB")
     module = TimmModule(built)
     preprocess = Preprocessor(architecture, create_transform(**preprocessing, is_training=False))
-    embedding_is = try_out(module, architecture, preprocess.input_size)
+    embedding_is = try_out(module, architecture, preprocess.input_size, input_size)
     label, notes = class_names.of_timm(built, config, _tag(model, built)) if has_head(built) else (None, [])
     return Encoder(
         model=model,

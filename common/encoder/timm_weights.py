@@ -43,13 +43,17 @@ class Fitted:
     dropped: tuple[str, ...] = ()  # what a conversion left away
 
 
-def fit(built: nn.Module, state: State, build: Callable[..., nn.Module], may_resample: bool, source: str) -> Fitted:
+def fit(
+    built: nn.Module, state: State, build: Callable[..., nn.Module], input_size: int | None, source: str
+) -> Fitted:
     """The weights of `state` by the names of `built`. Raises UserError where they are not this architecture's.
 
-    `build` builds the architecture with other options; `may_resample`: the user asked for a size of the input, to which
-    position embeddings may be brought.
+    `build` builds the architecture with other options; `input_size` is what the user asked for, if anything: to that
+    size position embeddings may be brought.
     """
     architecture = str(getattr(built, "pretrained_cfg", {}).get("architecture"))
+    if input_size is not None:
+        architecture += f" at {input_size} x {input_size}"
     heads = functools.cache(partial(_keys_of_heads, built, build))
     found = min(_candidates(built, state, heads), key=lambda fitted: fitted.report.faults)
     found.report.require_fit(architecture, source)
@@ -62,7 +66,7 @@ def fit(built: nn.Module, state: State, build: Callable[..., nn.Module], may_res
             f"{source} holds {len(found.dropped)} weights that {architecture} has no place for and timm would drop: "
             f"{weights.some_of(found.dropped)}"
         )
-    if found.resampled and not may_resample:
+    if found.resampled and input_size is None:
         raise UserError(
             f"{source} holds weights of another input size than {architecture}'s: {weights.some_of(found.resampled)}; "
             "--input-size N runs the model at that size, or resamples them to the one that you name"

@@ -59,8 +59,11 @@ GIVEN = (
     ("summary", "summary tokens"),
     ("cls_token_value", CLS),
 )
+# Options of classes that build an encoder with or without a part that has weights.
+POOLER = "add_pooling_layer"
+OPTIONAL_PARTS = {POOLER: "pooler.", "expand_output": "conv_1x1_exp."}
 CLS_TOKENS = ("cls_token", "class_embedding", "class_token")
-OTHER_LEADING_TOKENS = ("register_tokens", "distillation_token")
+OTHER_LEADING_TOKENS = ("register_tokens", "distillation_token", "reg_token")
 # What transformers raises where an input is missing or has another shape; a device's failure is a RuntimeError.
 CANT_RUN = (TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
 
@@ -189,7 +192,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
         name = f"{type(built).__name__}.{TOWER}" if tower else type(built).__name__
         module = (VisionTowerModule if tower else TransformersModule)(built, input_size is not None)
         preprocess, settings = _preprocessor(folder, name, input_size)
-        embedding_is = try_out(module, name, preprocess.input_size)
+        embedding_is = try_out(module, name, preprocess.input_size, input_size)
     encoder = Encoder(
         model=model,
         library="transformers",
@@ -245,7 +248,7 @@ def _choose_class(config: Any, keys: set[str]) -> tuple[Any, dict[str, bool]]:
     if getattr(skeleton, "main_input_name", None) != "pixel_values":
         raise UserError(f"{found.__name__} is no vision encoder: it takes {skeleton.main_input_name}")
     _require_no_more_inputs(skeleton, found.__name__)
-    return found, _pooler_options(skeleton, keys)
+    return found, _options(found, config, keys)
 
 
 def _projects(own: Any, config: Any) -> bool:
@@ -325,13 +328,21 @@ def _reduced(two_towers: Any, kept: Sequence[str]) -> Any:
     return type(two_towers.__name__, (two_towers, _VisionTower), members)
 
 
-def _pooler_options(skeleton: Any, keys: set[str]) -> dict[str, bool]:
-    """Leave a pooler with weights unbuilt where the checkpoint has none for it: it would be random."""
-    droppable = "add_pooling_layer" in inspect.signature(type(skeleton).__init__).parameters
-    has_weights = any(key.startswith("pooler.") for key in skeleton.state_dict())
-    if droppable and has_weights and not any("pooler." in key for key in keys):
-        return {"add_pooling_layer": False}
-    return {}
+def _options(found: Any, config: Any, keys: set[str]) -> dict[str, bool]:
+    """The parts with weights that the checkpoint's class may have left away: built where the checkpoint has them.
+
+    Where it has none, such a part would be random; where it has one, it is what was trained, whatever the class builds
+    by itself. With random weights there is no pooler, and the rest is what the class builds.
+    """
+    chosen = {}
+    for option, part in OPTIONAL_PARTS.items():
+        if not keys and option != POOLER:
+            continue
+        if option in inspect.signature(found.__init__).parameters:
+            whole: Any = weights.build_on_meta(partial(found._from_config, config, **{option: True}))
+            if any(key.startswith(part) for key in whole.state_dict()):
+                chosen[option] = any(f".{part}" in f".{key}" for key in keys)
+    return chosen
 
 
 # ---- the weights
@@ -454,6 +465,8 @@ def _stage_preprocessing(folder: Path, checkpoint: Checkpoint, config: Any) -> s
             preprocessing, name = read_json(own), own.name
         elif processor.is_file() and "image_processor" in read_json(processor):  # as transformers 5 saves a CLIP's
             preprocessing, name = read_json(processor)["image_processor"], processor.name
+        elif config.model_type == "timm_wrapper":
+            name = "config.json"
     _write_config(folder / PREPROCESSING, preprocessing)
     return name
 
@@ -471,7 +484,8 @@ def _preprocessor(folder: Path, name: str, input_size: int | None) -> tuple[Prep
     if input_size is None:
         return _proven(processor, name), _settings_of(processor)
     for changed in _resized(_settings_of(processor), input_size):
-        path = folder / PREPROCESSING
+        # timm's preprocessing stands in the config, where transformers wraps one of its models
+        path = folder / ("config.json" if "pretrained_cfg" in changed else PREPROCESSING)
         path.write_text(json.dumps({**read_json(path), **changed}))
         try:
             resized = _image_processor(folder)
@@ -492,6 +506,9 @@ def _resized(settings: dict[str, Any], side: int) -> Iterator[dict[str, Any]]:
 
     Sizes scaled with what they are cropped to; the shortest edge resized and the centre cropped; resized as a whole.
     """
+    if "data_config" in settings:
+        yield {"pretrained_cfg": {**settings["data_config"], "input_size": (3, side, side)}}
+        return
     square = {"height": side, "width": side}
     size, crop = settings.get("size"), settings.get("crop_size")
     cropped = bool(settings.get("do_center_crop")) and isinstance(crop, dict) and "height" in crop

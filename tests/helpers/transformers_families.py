@@ -31,7 +31,7 @@ STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4}
 
 
-# ---------------------------------------------------------------------------------- as the library's documentation embeds
+# -------------------------------------------------------------------------------- as the library documents it
 def pooled(model: Any, pixel_values: Tensor) -> Tensor:
     """BaseModelOutputWithPooling: "pooler_output: last layer hidden-state [...] after further processing"."""
     return model(pixel_values=pixel_values).pooler_output.flatten(1)
