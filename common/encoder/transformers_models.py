@@ -220,11 +220,12 @@ def require_usable(model: str, checkpoint: Checkpoint, input_size: int | None = 
         require_able(module, name, preprocess.input_size, input_size)
 
 
-def _module_of(built: Any, input_size: int | None) -> tuple[TransformersModule | VisionTowerModule, str]:
+def _module_of(model: Any, input_size: int | None) -> tuple[TransformersModule | VisionTowerModule, str]:
     """The encoder's module, and what to call it."""
-    if isinstance(built, _VisionTower):
-        return VisionTowerModule(built, input_size is not None), f"{type(built).__name__}.{TOWER}"
-    return TransformersModule(built, input_size is not None), type(built).__name__
+    name, sized = type(model).__name__, input_size is not None
+    if issubclass(type(model), _VisionTower):
+        return VisionTowerModule(model, sized), f"{name}.{TOWER}"
+    return TransformersModule(model, sized), name
 
 
 @contextmanager
