@@ -97,18 +97,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="ID",
         default="timm/vit_giant_patch14_clip_224.laion2b",
-        help="timm/<name>, a transformers <org>/<name>, a local folder with its config.json, or demo "
-        "(default: %(default)s)",
+        help="<org>/<name> on a hub (hf-hub: before it too) or a local folder, of timm or transformers by its "
+        "config.json; timm/<name> is also a name of timm's registry; or demo (default: %(default)s)",
     )
     model.add_argument(
         "--weights",
         metavar="PATH|random",
-        help="a .safetensors file or a snapshot folder instead of the hub; random: seeded weights, no network",
+        help="a file of weights (.safetensors, .bin, .pth) or a snapshot folder instead of the hub; random: seeded "
+        "weights, no network",
     )
     model.add_argument(
         "--hub",
         choices=("modelscope", "huggingface"),
-        help="where to fetch from (default: modelscope for timm/..., huggingface otherwise)",
+        help="where to fetch from (default: modelscope for timm/..., huggingface for others and after hf-hub:)",
     )
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")
     model.add_argument(

@@ -9,7 +9,7 @@ VIT = ("--model", "timm/test_vit", "--weights", "random")  # three blocks, exact
 ON_NPU = ("--device", "npu")
 ACCURACY = ("accuracy_run.py", *ON_NPU, "--samples", "2")
 PERF = ("accuracy_run_perf.py", *ON_NPU, "--iterations", "5", "--warmup", "1", "--max-seconds", "60")
-CHECK = ("check_accuracy_run_perf.py", "--allow-random-weights", "--require-device", "npu")
+CHECK = ("check_accuracy_run_perf.py", "--verbose", "--allow-random-weights", "--require-device", "npu")
 SIZES = ("--batch-sizes", "1", "2")
 
 

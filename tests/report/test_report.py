@@ -470,7 +470,7 @@ def test_how_to_run_has_the_checkers_flags_and_no_folder_of_the_machine(report: 
     for name in PAGES:
         block = block_of(pages[name])
         judged = "check_accuracy_run_perf.py PATH/TO/accuracy.log PATH/TO/benchmark.log --report PATH/TO/pages"
-        assert f"python {judged} --min-throughput 1\n" in block
+        assert f"python {judged} --verbose --min-throughput 1\n" in block
         assert "pip install -r requirements.txt\n" in block
         assert str(evidence) not in pages[name]
         assert pages[name].split("```bash", 1)[0].count("`PATH/TO/`") == 1

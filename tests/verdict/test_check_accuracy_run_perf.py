@@ -335,7 +335,8 @@ def test_a_signed_edit_of_the_accuracy_log_fails(
 def test_a_signed_edit_of_the_perf_log_fails(
     edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
 ) -> None:
-    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    """Beside a steady limit: beyond another one it can't judge, which is no PASS either."""
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", both(steady, edit))
     code, output = check(evidence / "accuracy.log", log)
     assert code == 1, output
     assert any(named in row for row in failing(output)), output
