@@ -58,6 +58,8 @@ class Session:
                 preprocess=encoder.preprocessing,
                 numerics=self.numerics.mode,
                 operators=sorted(self.numerics.operators),
+                embedding_is=encoder.embedding_is,
+                weights_changes=encoder.keys.changes or None,
                 references=None if references is None else sorted(references),
                 compiled=compiled,
                 cost=cost,

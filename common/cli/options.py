@@ -112,6 +112,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="where to fetch from (default: modelscope for timm/..., huggingface for others and after hf-hub:)",
     )
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")
+    model.add_argument(
+        "--input-size",
+        type=positive_int,
+        metavar="N",
+        help="run the model on images of N x N pixels, by its library's own way (default: the model's size)",
+    )
 
     device = parser.add_argument_group("device")
     device.add_argument(
@@ -157,17 +163,20 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which encoder is wanted, and from where: --model, --weights, --hub, --revision and, of random weights, --seed."""
+    """Which encoder is wanted, and from where: --model, --weights, --hub, --revision, of random weights --seed,
+    and --input-size in pixels a side.
+    """
 
     model: str
     weights: str | None = None
     hub: str | None = None
     revision: str | None = None
     seed: int = 0
+    input_size: int | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> ModelChoice:
-        return cls(args.model, args.weights, args.hub, args.revision, args.seed)
+        return cls(args.model, args.weights, args.hub, args.revision, args.seed, args.input_size)
 
 
 @dataclass(frozen=True)

@@ -25,28 +25,30 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
                 raise UserError("--hub and --revision are for ids on a hub, not for demo")
             from common.encoder import timm_models
 
-            encoder = timm_models.load_demo(wanted.weights, wanted.seed)
+            encoder = timm_models.load_demo(wanted.weights, wanted.seed, wanted.input_size)
         else:
             named = checkpoints.find_model(wanted)
             called = str(named.folder.absolute()) if named.folder else named.model
-            checkpoint = checkpoints.find_checkpoint(wanted, named, partial(_refuse_unusable, called))
-            encoder = _load_from(called, checkpoint, wanted.seed, hashed)
+            checkpoint = checkpoints.find_checkpoint(
+                wanted, named, partial(_refuse_unusable, called, wanted.input_size)
+            )
+            encoder = _load_from(called, checkpoint, wanted, hashed)
             encoder.model = named.model
     encoder.module.eval()
     return encoder
 
 
-def _refuse_unusable(model: str, checkpoint: Checkpoint) -> None:
+def _refuse_unusable(model: str, input_size: int | None, checkpoint: Checkpoint) -> None:
     """Raise UserError for what could not be loaded whatever its weights are: before they are fetched."""
-    _library_of(checkpoint).require_usable(model, checkpoint)
+    _library_of(checkpoint).require_usable(model, checkpoint, input_size)
 
 
-def _load_from(model: str, checkpoint: Checkpoint, seed: int, hashed: bool) -> Encoder:
+def _load_from(model: str, checkpoint: Checkpoint, wanted: ModelChoice, hashed: bool) -> Encoder:
     """Only the library that the model needs is imported: each takes seconds, in which a thread reads the weights."""
     sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
     if sha256 is None:
         weights.read_ahead(checkpoint.files)
-    encoder: Encoder = _library_of(checkpoint).load(model, checkpoint, seed)
+    encoder: Encoder = _library_of(checkpoint).load(model, checkpoint, wanted.seed, wanted.input_size)
     encoder.hash_weights = sha256 or encoder.hash_weights
     return encoder
 

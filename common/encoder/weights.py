@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -71,12 +71,21 @@ def _parameters_on_meta() -> Iterator[None]:
 
 @dataclass
 class KeyReport:
-    """How a checkpoint's keys fit a model's. `left_out` are a task head's, which is no part of the encoder."""
+    """How a checkpoint's keys fit a model's.
+
+    `left_out` are those of other parts, such as a task head, which is no part of the encoder. `changes` says what was
+    done to the weights before they fitted.
+    """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
     def require_fit(self, architecture: str, source: str) -> None:
         """Raise UserError, naming a few keys of each kind, unless every weight has its place and its shape."""
@@ -168,7 +177,7 @@ def _safetensors_errors(file: Path) -> Iterator[None]:
 def compare_state(module: nn.Module, state: State) -> KeyReport:
     wanted = module.state_dict()
     return KeyReport(
-        missing=[key for key in wanted if key not in state],
+        missing=[key for key in wanted if key not in state and not is_counter(key)],
         unexpected=[key for key in state if key not in wanted],
         misshapen=[
             f"{key} {_described(state[key])}, not {_described(value)}"
@@ -178,15 +187,35 @@ def compare_state(module: nn.Module, state: State) -> KeyReport:
     )
 
 
+def is_counter(key: str) -> bool:
+    """Whether it is a batch norm's count of batches: evaluation never reads it, and older weights have none."""
+    return key.rpartition(".")[2] == "num_batches_tracked"
+
+
+def shared_prefixes(keys: Iterable[str]) -> Iterator[str]:
+    """The prefixes that all keys share, shortest first: a wrapper's, such as `module.` and `module.model.`"""
+    all_keys, prefix = list(keys), ""
+    while len(firsts := {key.removeprefix(prefix).partition(".")[:2] for key in all_keys}) == 1:
+        first, dot = firsts.pop()
+        if not dot:
+            return
+        prefix += first + dot
+        yield prefix
+
+
 def _described(tensor: Tensor) -> str:
     """The shape, and the kind of number where it is no floating-point number: those are all read as float32."""
     return str(list(tensor.shape)) + ("" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", ""))
 
 
 def assign_state(module: nn.Module, state: State) -> None:
-    """Make the tensors of `state` the module's own, without a copy where they are float32 already."""
+    """Make the tensors of `state` the module's own, without a copy where they are float32 already.
+
+    The counters that it lacks stay as they were built.
+    """
+    counters = {key: value for key, value in module.state_dict().items() if is_counter(key)}
     module.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in state.items()},
+        counters | {key: value.float() if value.is_floating_point() else value for key, value in state.items()},
         strict=True,
         assign=True,
     )

@@ -78,6 +78,7 @@ def report_shapes(log: RunLog, encoder: Encoder, pixel_values: Tensor, embedding
     log.line(f"Model: {encoder.model}")
     seeded = " (seeded, not trained: no class names)" if encoder.weights_source == "random" else ""
     log.line(f"Weights: {encoder.weights_source}{seeded}")
+    encoder.describe(log)
     log.line(f"Parameters: {encoder.params / 1e6:.1f}M")
     log.line(f"Input shape: {list(pixel_values.shape)}")
     log.line(f"Output shape: {list(embedding.shape)}")
@@ -95,6 +96,7 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         "model": encoder.model,
         "weights_source": encoder.weights_source,
         "weights_sha256": encoder.weights_sha256,
+        "embedding_is": encoder.embedding_is,
         "preprocess": encoder.preprocessing,
         "dtype": devices.dtype_name(running.dtype),
         "numerics": running.numerics.mode,

@@ -229,6 +229,8 @@ class Model(Event):
     preprocess: Annotated[dict[str, Any], "how images become pixel values"]
     numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
     operators: Annotated[list[str], "of the kinds that are probed: `conv`, `matmul`, `attention`, `gelu`, `gelu_tanh`"]
+    embedding_is: Annotated[str | None, OPTIONAL, "what of the model's the embedding is"] = None
+    weights_changes: Annotated[list[str] | None, OPTIONAL, "what was done to the weights before they fitted"] = None
     references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: the precisions that it compares with"] = None
     compiled: Annotated[bool | None, OPTIONAL, "of a perf run: by `torch.compile`"] = None
     cost: Annotated[Cost | None, FLAT, "of a perf run, where operations can be counted"] = None

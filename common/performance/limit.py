@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, conv_flop, mm_flop
 
 from common.device import devices
+from common.device.meta import on_meta
 from common.log import formulas
 from common.log.events import Cost, Limit, Product, Windows
 from common.performance.timing import ROUNDS, Budget
@@ -90,13 +91,9 @@ def count_operations(module: nn.Module, input_size: Sequence[int]) -> Work:
         aten.addmm: noting(addmm_flop, lambda bias, a, b, _: (*a.shape, b.shape[1])),
         aten.convolution: noting(conv_flop, _convolution_shape),
     }
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.inference_mode(), counter:
-        torch.func.functional_call(module, state, (torch.empty(1, *input_size, device="meta"),))
+        on_meta(module)(torch.empty(1, *input_size, device="meta"))
     counts = counter.get_flop_counts()["Global"]
     flop = {name: sum(counts.get(operator, 0) for operator in operators) for name, operators in OPERATORS.items()}
     flop["other"] = counter.get_total_flops() - sum(flop.values())

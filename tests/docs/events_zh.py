@@ -114,6 +114,8 @@ CHINESE = {
     "of the kinds that are probed: `conv`, `matmul`, `attention`, `gelu`, `gelu_tanh`": (
         "模型用到的、属于探测范围的算子：`conv`、`matmul`、`attention`、`gelu`、`gelu_tanh`"
     ),
+    "what of the model's the embedding is": "embedding 是模型的哪一种输出",
+    "what was done to the weights before they fitted": "为使权重与模型相符所做的改动",
     "of an accuracy run: the precisions that it compares with": "精度运行：参考所用的精度",
     "of a perf run: by `torch.compile`": "性能运行：是否经 `torch.compile` 编译",
     "1e9 floating-point operations, a multiplication and an addition being two": "1e9 次浮点运算，一次乘加计为两次",

@@ -142,10 +142,15 @@ def check_timm(name: str, explained: bool = False) -> Result:
     conventional.eval().requires_grad_(False)
 
     def embed(pixel_values: Tensor) -> Tensor:
+        """timm's own forward; of tokens or a map as timm's poolings "token" and "avg" take them."""
         output = conventional(pixel_values)
         if output.ndim == 4:
-            output = base.as_tokens(output, str(getattr(conventional, "output_fmt", "NCHW")) == "NHWC")
-        return output if output.ndim == 2 else output.mean(1)
+            return output.mean((1, 2) if str(getattr(conventional, "output_fmt", "NCHW")) == "NHWC" else (2, 3))
+        if output.ndim == 3:
+            prefix = getattr(conventional, "num_prefix_tokens", 0)
+            has_cls = getattr(conventional, "cls_token", None) is not None
+            return output[:, 0] if has_cls else output[:, prefix:].mean(1)
+        return output
 
     return check(result, encoder, embed, explained)
 

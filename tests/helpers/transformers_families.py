@@ -1,4 +1,8 @@
-"""transformers' families of vision models, each with a config as small as it gets, and how its users embed an image."""
+"""transformers' families of vision models, each with a config as small as it gets, and how its authors embed an image.
+
+How they do is from the documentation of transformers' classes, and not from what this project gives. Its source stands
+beside each way, and beside each family for which another than its class's own pooled output is right.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +23,64 @@ transformers.logging.disable_progress_bar()
 Embed = Callable[[Any, Tensor], Tensor]  # (the library's model, pixel_values [B, 3, H, W]) -> embedding [B, D]
 
 VIT = {key: value for key, value in TINY_VIT.items() if key not in ("architectures", "model_type")}
+RATIO = {**VIT, "mlp_ratio": 2}  # of the families that have no intermediate_size
+del RATIO["intermediate_size"]
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99}
 TOWERS = {"vision_config": VIT, "text_config": TEXT, "projection_dim": 24}
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4}
 
 
-# ------------------------------------------------------------------------------------ as the library's users embed
+# -------------------------------------------------------------------------------- as the library documents it
 def pooled(model: Any, pixel_values: Tensor) -> Tensor:
+    """BaseModelOutputWithPooling: "pooler_output: last layer hidden-state [...] after further processing"."""
     return model(pixel_values=pixel_values).pooler_output.flatten(1)
 
 
 def cls_token(model: Any, pixel_values: Tensor) -> Tensor:
+    """The classifiers of these families: "a linear layer on top of the final hidden state of the [CLS] token"."""
     return model(pixel_values=pixel_values).last_hidden_state[:, 0]
 
 
+def cls_token_value(model: Any, pixel_values: Tensor) -> Tensor:
+    """BaseModelOutputWithCLSToken: "Classification token at the output of the last layer of the model"."""
+    return model(pixel_values=pixel_values).cls_token_value[:, 0]
+
+
+def mean_of_tokens(model: Any, pixel_values: Tensor) -> Tensor:
+    """Of a model without a CLS token.
+
+    IJepaForImageClassification computes its logits from `sequence_output.mean(dim=1)`, as the model's page embeds.
+    HieraModelOutput: "Average pooling of the last layer hidden-state". AIMv2 without its head: its paper pools the
+    patches' features by their average.
+    """
+    return model(pixel_values=pixel_values).last_hidden_state.mean(1)
+
+
+def mean_without_cls(model: Any, pixel_values: Tensor) -> Tensor:
+    """BeitModelOutputWithPooling, and those of Data2VecVision and InternVLVision: "Average of the last layer hidden
+    states of the patch tokens (excluding the [CLS] token) if config.use_mean_pooling is set to True", as it is.
+    """
+    return model(pixel_values=pixel_values).last_hidden_state[:, 1:].mean(1)
+
+
 def mean_of_map(model: Any, pixel_values: Tensor) -> Tensor:
+    """The classifiers of these families average the last hidden state over its positions."""
     return model(pixel_values=pixel_values).last_hidden_state.mean((2, 3))
 
 
+def image_embeds(model: Any, pixel_values: Tensor) -> Tensor:
+    """CLIPVisionModelOutput: "The image embeddings obtained by applying the projection layer to the pooler_output"."""
+    return model(pixel_values=pixel_values).image_embeds
+
+
+def summary(model: Any, pixel_values: Tensor) -> Tensor:
+    """RadioModelOutput: "Flattened summary embedding, gathered from the cls tokens selected by config.summary_idxs"."""
+    return model(pixel_values=pixel_values).summary
+
+
 def image_features(model: Any, pixel_values: Tensor) -> Tensor:
-    """Of two towers; transformers 4.57 gives the projected tensor alone."""
+    """`get_image_features` of two towers; transformers 4.57 gives the projected tensor alone."""
     features = model.get_image_features(pixel_values=pixel_values)
     return features if isinstance(features, Tensor) else features.pooler_output
 
@@ -117,31 +158,33 @@ ALL = (
     family("vit_mae", "ViTMAEModel", all_patches_of_mae, **VIT),
     family("deit", "DeiTModel", unpooled=cls_token, **VIT),
     family("deit", "DeiTForImageClassificationWithTeacher", inside("deit", cls_token), **VIT),
-    family("beit", "BeitModel", unpooled=cls_token, **VIT, use_relative_position_bias=True),
+    family("beit", "BeitModel", unpooled=mean_without_cls, **VIT, use_relative_position_bias=True),
     family(
         "beit",
         "BeitForImageClassification",
         inside("beit", pooled),
-        inside("beit", cls_token),
+        inside("beit", mean_without_cls),
         **VIT,
         use_shared_relative_position_bias=True,
     ),
-    family("dinov2", "Dinov2Model", **VIT),
-    family("dinov2", "Dinov2ForImageClassification", inside("dinov2", pooled), **VIT),
-    family("dinov2_with_registers", "Dinov2WithRegistersModel", **VIT, num_register_tokens=4),
+    family("dinov2", "Dinov2Model", **RATIO),
+    family("dinov2", "Dinov2ForImageClassification", inside("dinov2", pooled), **RATIO),
+    family("dinov2_with_registers", "Dinov2WithRegistersModel", **RATIO, num_register_tokens=4),
     family("dinov3_vit", "DINOv3ViTModel", **VIT, num_register_tokens=4),
     family("dinov3_convnext", "DINOv3ConvNextModel", **STAGES),
     family("clip", "CLIPModel", image_features, **TOWERS),
     family("clip", "CLIPForImageClassification", inside("vision_model", pooled), **TOWERS),
     family("clip_vision_model", "CLIPVisionModel", **VIT),
-    family("clip_vision_model", "CLIPVisionModelWithProjection", inside("vision_model", pooled), **VIT),
+    family("clip_vision_model", "CLIPVisionModelWithProjection", image_embeds, **VIT, projection_dim=24),
     family("siglip", "SiglipModel", image_features, vision_config=VIT, text_config=TEXT),
     family(
         "siglip", "SiglipForImageClassification", inside("vision_model", pooled), vision_config=VIT, text_config=TEXT
     ),
     family("siglip_vision_model", "SiglipVisionModel", **VIT),
+    family("siglip_vision_model", "SiglipVisionModel", mean_of_tokens, **VIT, vision_use_head=False),
     family("aimv2", "Aimv2Model", image_features, **TOWERS),
     family("aimv2_vision_model", "Aimv2VisionModel", **VIT),
+    family("aimv2_vision_model", "Aimv2VisionModel", mean_of_tokens, **VIT, use_head=False),
     family("swin", "SwinModel", **SWIN),
     family("swin", "SwinForImageClassification", inside("swin", pooled), **SWIN),
     family("swinv2", "Swinv2Model", **SWIN),
@@ -150,8 +193,20 @@ ALL = (
     family("convnext", "ConvNextForImageClassification", inside("convnext", pooled), **STAGES),
     # other encoders
     family("vit_msn", "ViTMSNModel", cls_token, **VIT),
-    family("ijepa", "IJepaModel", cls_token, **VIT),
-    family("data2vec-vision", "Data2VecVisionModel", cls_token, **VIT),
+    family("ijepa", "IJepaModel", mean_of_tokens, **VIT),
+    family("ijepa", "IJepaForImageClassification", inside("ijepa", mean_of_tokens), **VIT),
+    family("data2vec-vision", "Data2VecVisionModel", mean_without_cls, **VIT),
+    family("data2vec-vision", "Data2VecVisionModel", cls_token, **VIT, use_mean_pooling=False),
+    family(
+        "radio",
+        "RadioModel",
+        summary,
+        **RATIO | {"mlp_ratio": 2.0},
+        num_cls_tokens=2,
+        num_registers=2,
+        summary_idxs=[0, 1],
+    ),
+    family("pixio", "PixioModel", **RATIO),
     family("yolos", "YolosForObjectDetection", inside("vit", cls_token), **{**VIT, "image_size": [32, 32]}),
     family("mlcd_vision_model", "MLCDVisionModel", **VIT),
     family("resnet", "ResNetModel", embedding_size=8, **STAGES),
@@ -203,7 +258,7 @@ ALL = (
     family(
         "hiera",
         "HieraModel",
-        unpooled=cls_token,
+        unpooled=mean_of_tokens,
         embed_dim=8,
         image_size=[64, 64],
         depths=[1, 1, 1, 1],
@@ -238,7 +293,7 @@ ALL = (
     family(
         "cvt",
         "CvtModel",
-        mean_of_map,
+        cls_token_value,
         embed_dim=[8, 16, 32],
         num_heads=[1, 2, 2],
         depth=[1, 2, 3],
@@ -253,6 +308,7 @@ ALL = (
     ),
     family("chinese_clip", "ChineseCLIPModel", image_features, **TOWERS),
     family("metaclip_2", "MetaClip2Model", image_features, **TOWERS),
+    family("metaclip_2_vision_model", "MetaClip2VisionModelWithProjection", image_embeds, **VIT, projection_dim=24),
     family("blip", "BlipModel", image_features, **TOWERS),
     family(
         "groupvit",
@@ -282,21 +338,24 @@ ALL = (
         text_config=TEXT,
         projection_dim=320,
     ),
-    family("tipsv2", "Tipsv2Model", image_features, vision_config=VIT, text_config=TEXT),
+    family("tipsv2", "Tipsv2Model", image_features, vision_config=RATIO, text_config=TEXT),
     family("donut-swin", "DonutSwinModel", **SWIN),
-    family("vitdet", "VitDetModel", mean_of_map, **{**VIT, "intermediate_size": 64}),
+    family("vitdet", "VitDetModel", mean_of_map, **RATIO),
     family(
         "sam_vision_model",
         "SamVisionModel",
         mean_of_map,
-        **VIT,
+        **RATIO | {"mlp_ratio": 2.0},
         output_channels=16,
         global_attn_indexes=[1],
         window_size=2,
     ),
     family("textnet", "TextNetModel"),
     family(
-        "internvl_vision", "InternVLVisionModel", cls_token, **{**VIT, "image_size": [32, 32], "patch_size": [8, 8]}
+        "internvl_vision",
+        "InternVLVisionModel",
+        mean_without_cls,
+        **{**VIT, "image_size": [32, 32], "patch_size": [8, 8]},
     ),
     # what is no encoder of one image by its pixel values
     no_encoder("dpt", "DPTModel", **VIT),
