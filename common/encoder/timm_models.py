@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.cli import environment
-from common.encoder import class_names, random_weights, timm_weights, weights
+from common.encoder import class_names, config_keys, random_weights, timm_weights, weights
 from common.encoder.base import (
     CLS,
     HEAD,
@@ -112,6 +112,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
         named, found = model.removeprefix("timm/").partition(".")[0], built.pretrained_cfg["architecture"]
         if named != found:
             raise UserError(f"{checkpoint.folder} holds {found}, not the {named} that --model names")
+    _require_read(config, built, fitting=bool(checkpoint.files))
     if not checkpoint.files:
         return _with_random_weights(model, built, config, seed, input_size)
     fitted = timm_weights.fit(built, weights.read_state(checkpoint.files), build, input_size, checkpoint.source)
@@ -126,9 +127,24 @@ def _build_timm(name: str, **options: Any) -> Any:
 
     try:
         return weights.build_on_meta(lambda: timm.create_model(name, **options))
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
+    except Exception as error:  # a config from elsewhere, or a size, can make timm raise anything
         what = name.removeprefix("local-dir:")
         raise UserError(f"timm {timm.__version__} can't build {what}: {first_line(error)}") from error
+
+
+def _require_read(config: dict[str, Any], built: Any, fitting: bool) -> None:
+    """Raise UserError for a config.json that sets a size where timm does not look: in no model_args.
+
+    `fitting` weights prove the sizes that show in them; that they fit is looked at later.
+    """
+    lost = [key for key in config_keys.sizes(config, fitting) if key not in ("num_features", *built.pretrained_cfg)]
+    if lost:
+        raise UserError(f"its config.json sets {weights.some_of(lost)}, which timm reads in its model_args alone")
+    wanted, found = config.get("num_features"), getattr(built, "num_features", None)
+    # Which of the two timm writes has changed.
+    if not fitting and wanted and found and wanted not in (found, getattr(built, "head_hidden_size", None)):
+        architecture = built.pretrained_cfg["architecture"]
+        raise UserError(f"its config.json is of {wanted} features, but {architecture} has {found}")
 
 
 def _size_options(name: str, input_size: int | None) -> dict[str, Any]:

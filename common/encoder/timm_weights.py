@@ -43,9 +43,7 @@ class Fitted:
     dropped: tuple[str, ...] = ()  # what a conversion left away
 
 
-def fit(
-    built: nn.Module, state: State, build: Callable[..., nn.Module], input_size: int | None, source: str
-) -> Fitted:
+def fit(built: nn.Module, state: State, build: Callable[..., nn.Module], input_size: int | None, source: str) -> Fitted:
     """The weights of `state` by the names of `built`. Raises UserError where they are not this architecture's.
 
     `build` builds the architecture with other options; `input_size` is what the user asked for, if anything: to that

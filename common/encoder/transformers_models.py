@@ -25,6 +25,7 @@ from common.encoder.base import (
     MEAN_OF_PATCHES,
     POOLED,
     PROJECTED,
+    SUMMARY,
     Described,
     Embedded,
     Encoder,
@@ -56,7 +57,7 @@ TOWER, PROJECTION = "vision_model", "visual_projection"  # what transformers cal
 GIVEN = (
     ("image_embeds", PROJECTED),
     ("pooler_output", POOLED),
-    ("summary", "summary tokens"),
+    ("summary", SUMMARY),
     ("cls_token_value", CLS),
 )
 # Options of classes that build an encoder with or without a part that has weights.
@@ -371,14 +372,38 @@ def _load_renamed(
         own = re.escape(f"{model_class.base_model_prefix}.")
         renaming = {"key_mapping": {f"^{re.escape(wrapper)}(?:{own})?": ""}}
     built, info = _read_with_report(model_class, folder, {**renaming, **options})
-    unexpected = sorted(info["unexpected_keys"])
+    # A name that a head has, and under its prefix the encoder too (BEiT's layernorm): transformers 5 does not report
+    # the head's, transformers 4 loads neither.
+    twice = _named_twice(built, folder, wrapper)
+    unexpected = sorted({*info["unexpected_keys"], *twice})
     other = _of_other_parts(built, folder, wrapper, unexpected) if unexpected else set()
+    lacking = _load_what_is_empty(built, twice)
     return built, weights.KeyReport(
-        missing=sorted(key for key in info["missing_keys"] if not weights.is_counter(key)),
+        missing=sorted(key for key in (*info["missing_keys"], *lacking) if not weights.is_counter(key)),
         unexpected=[key for key in unexpected if key not in other],
         misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],
         left_out=[key for key in unexpected if key in other],
     )
+
+
+def _named_twice(built: Any, folder: Path, wrapper: str) -> weights.State:
+    """The encoder's weights whose name, without the encoder's prefix, is another part's too."""
+    prefix = f"{built.base_model_prefix}."
+    files = sorted(folder.glob("*.safetensors"))
+    keys = {key.removeprefix(wrapper) for key in weights.read_keys(files)}
+    twice = {key for key in keys if prefix + key in keys}
+    if not twice:
+        return {}
+    state = weights.read_state(files)
+    return {key: state[wrapper + prefix + key] for key in twice}
+
+
+def _load_what_is_empty(built: Any, state: weights.State) -> list[str]:
+    """Give what was left on meta its weights from `state`, and return the names of what has none there."""
+    empty = [name for name, tensor in built.state_dict().items() if tensor.is_meta]
+    found = {name: state[name].float() for name in empty if name in state}
+    built.load_state_dict(found, strict=False, assign=True)
+    return [name for name in empty if name not in found]
 
 
 def _read_with_report(model_class: Any, folder: Path, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
