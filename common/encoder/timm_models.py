@@ -18,6 +18,7 @@ from common.encoder.base import (
     MEAN_OF_MAP,
     MEAN_OF_PATCHES,
     POOLED,
+    PROJECTED,
     Described,
     Embedded,
     Encoder,
@@ -191,7 +192,7 @@ def _timm_encoder(
         library="timm",
         architecture=architecture,
         module=module,
-        embedding_is=LOGITS if label and embedding_is == HEAD else embedding_is,
+        embedding_is=_head_is(architecture, label is not None) if embedding_is == HEAD else embedding_is,
         preprocess=preprocess,
         preprocessing={"source": "timm pretrained_cfg", **preprocessing},
         weights_source=source,
@@ -205,6 +206,13 @@ def _timm_encoder(
 def _tag(model: str, built: Any) -> str:
     """What timm calls the training of the weights: in the config, or behind the dot of the id."""
     return str(built.pretrained_cfg.get("tag") or (model.partition(".")[2] if model.startswith("timm/") else ""))
+
+
+def _head_is(architecture: str, has_names: bool) -> str:
+    """What the last layer gives: timm keeps a CLIP's projection where other models have their classifier."""
+    if has_names:
+        return LOGITS
+    return PROJECTED if "clip" in architecture.split("_") else HEAD
 
 
 def _with_random_weights(model: str, built: Any, config: dict[str, Any], seed: int, input_size: int | None) -> Encoder:

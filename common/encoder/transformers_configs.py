@@ -29,7 +29,8 @@ def own_class(config: Any) -> Any:
 
     Raises UserError for a class that transformers lacks, or that is another type's.
     """
-    names = [name for name in config.architectures or [] if isinstance(name, str)]
+    named = config.architectures or []
+    names = [name for name in ([named] if isinstance(named, str) else named) if isinstance(name, str)]
     if not names:
         return None
     classes: list[Any] = [getattr(transformers, name, None) for name in names]

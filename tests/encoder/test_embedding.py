@@ -125,6 +125,12 @@ def test_a_timm_model_is_embedded_as_timm_pools(name: str, tmp_path: Path) -> No
     assert encoder.embedding_is == words
 
 
+def test_a_clip_of_timm_projects_unless_its_head_was_trained_for_classes() -> None:
+    """timm converts `proj` of OpenAI's and open_clip's image towers to the head of these models."""
+    expected = {"vit_tiny_patch16_224": base.LOGITS, "vit_medium_patch16_clip_224": base.PROJECTED}
+    assert {name: load(f"timm/{name}", "random").embedding_is for name in expected} == expected
+
+
 # ---------------------------------------------------------------------------------------------- printed and recorded
 SCRIPTS = {
     "inference.py": (),
