@@ -140,12 +140,12 @@ def _require_read(config: dict[str, Any], built: Any, fitting: bool) -> None:
     """
     lost = [key for key in config_keys.sizes(config, fitting) if key not in ("num_features", *built.pretrained_cfg)]
     if lost:
-        raise UserError(f"its config.json sets {weights.some_of(lost)}, which timm reads in its model_args alone")
+        raise UserError(f"config.json sets {weights.some_of(lost)}, which timm reads in its model_args alone")
     wanted, found = config.get("num_features"), getattr(built, "num_features", None)
     # Which of the two timm writes has changed.
     if not fitting and wanted and found and wanted not in (found, getattr(built, "head_hidden_size", None)):
         architecture = built.pretrained_cfg["architecture"]
-        raise UserError(f"its config.json is of {wanted} features, but {architecture} has {found}")
+        raise UserError(f"config.json is of {wanted} features, but {architecture} has {found}")
 
 
 def _size_options(name: str, input_size: int | None) -> dict[str, Any]:

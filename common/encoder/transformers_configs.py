@@ -37,12 +37,12 @@ def own_class(config: Any) -> Any:
     found = [each for each in classes if getattr(each, "config_class", None) is not None]
     if not found:
         raise UserError(
-            f"its config.json is of {names[0]}, which transformers {transformers.__version__} does not have; other "
+            f"config.json is of {names[0]}, which transformers {transformers.__version__} does not have; other "
             "code is never run"
         )
     related = [each for each in found if _are_related(each.config_class, type(config))]
     if not related:
-        raise UserError(f"its config.json is of {names[0]}, but of another model's type, {config.model_type}")
+        raise UserError(f"config.json is of {names[0]}, but of another model's type, {config.model_type}")
     return related[0]
 
 
@@ -80,13 +80,13 @@ def require_known(written: dict[str, Any], config: Any, fitting: bool) -> list[s
         refused = [key for key in sizes if not _is_taken(key, keys, reader)]
         if refused:
             raise UserError(
-                f"its config.json sets {weights.some_of(refused)}, which {type(reader).__name__} does not take: it is "
+                f"config.json sets {weights.some_of(refused)}, which {type(reader).__name__} does not take: it is "
                 "of another model, or of another version of transformers"
             )
         plain = type(reader)()
         unknown += [key for key, value in keys.items() if value is not None and not hasattr(plain, key)]
     unknown = [key for key in unknown if not _is_commonplace(key)]
-    declares = f"its config.json holds keys that {type(config).__name__} does not declare: {weights.some_of(unknown)}"
+    declares = f"config.json holds keys that {type(config).__name__} does not declare: {weights.some_of(unknown)}"
     return [declares] if unknown else []
 
 

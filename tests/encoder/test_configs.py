@@ -139,7 +139,7 @@ def test_a_config_as_the_hubs_have_it_gives_its_own_model(name: str, tmp_path: P
 def test_keys_without_effect_are_named(name: str, key: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(OF_THE_HUBS[name]))
     (note,) = load(tmp_path, "random").notes
-    assert note == f"its config.json holds keys that SwinConfig does not declare: {key}"
+    assert note == f"config.json holds keys that SwinConfig does not declare: {key}"
 
 
 def test_the_parameters_follow_the_config(tmp_path: Path) -> None:
