@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,11 @@ class TransformersModule(Described):
     def __init__(self, model: nn.Module, sized: bool = False) -> None:
         super().__init__()
         self.model: Any = model
+        self.leading = _leading_tokens(model)
         self.options = _interpolation(model) if sized else {}
 
     def embed(self, pixel_values: Tensor) -> Embedded:
-        return _run(self.model, pixel_values, **_in_order(self.model, pixel_values), **self.options)
+        return _run(self.model, self.leading, pixel_values, **_in_order(self.model, pixel_values), **self.options)
 
 
 class VisionTowerModule(Described):
@@ -94,17 +95,27 @@ class VisionTowerModule(Described):
     def __init__(self, two_towers: nn.Module, sized: bool = False) -> None:
         super().__init__()
         self.model: Any = two_towers
+        self.leading = _leading_tokens(getattr(two_towers, TOWER))
         self.options = _interpolation(getattr(two_towers, TOWER)) if sized else {}
 
     def embed(self, pixel_values: Tensor) -> Embedded:
-        embedding, hidden_state, embedding_is = _run(getattr(self.model, TOWER), pixel_values, **self.options)
+        tower = getattr(self.model, TOWER)
+        embedding, hidden_state, embedding_is = _run(tower, self.leading, pixel_values, **self.options)
         projection = getattr(self.model, PROJECTION, None)
         if projection is None:
             return embedding, hidden_state, embedding_is
         return projection(embedding), hidden_state, PROJECTED
 
 
-def _run(model: Any, pixel_values: Tensor, **more: Any) -> Embedded:
+@dataclass(frozen=True)
+class Leading:
+    """The tokens before those of the patches: whether the first stands for the image, and how many there are."""
+
+    cls: bool
+    count: int
+
+
+def _run(model: Any, leading: Leading, pixel_values: Tensor, **more: Any) -> Embedded:
     """Raises UserError for a model that pixel_values do not suffice, or that has other outputs than an encoder."""
     name = type(model).__name__
     try:
@@ -114,10 +125,10 @@ def _run(model: Any, pixel_values: Tensor, **more: Any) -> Embedded:
     features = getattr(output, "last_hidden_state", None)
     if not isinstance(features, Tensor):
         raise UserError(f"{name} is no encoder: it gives {type(output).__name__}, without a last hidden state")
-    return _embedding_of(model, output)
+    return _embedding_of(model, leading, output)
 
 
-def _embedding_of(model: Any, output: Any) -> Embedded:
+def _embedding_of(model: Any, leading: Leading, output: Any) -> Embedded:
     """What the model's authors take for the image: what they project or pool, a token that stands for the image, or
     else the mean of all places.
     """
@@ -129,21 +140,20 @@ def _embedding_of(model: Any, output: Any) -> Embedded:
             return given.flatten(1), tokens, words
     if features.ndim == 4:
         return tokens.mean(1), tokens, MEAN_OF_MAP
-    cls, prefix = _leading_tokens(model)
-    if cls and not getattr(model.config, "use_mean_pooling", False):
+    if leading.cls and not getattr(model.config, "use_mean_pooling", False):
         return tokens[:, 0], tokens, CLS
-    return tokens[:, prefix:].mean(1), tokens, MEAN_OF_PATCHES
+    return tokens[:, leading.count :].mean(1), tokens, MEAN_OF_PATCHES
 
 
-def _leading_tokens(model: Any) -> tuple[bool, int]:
-    """Whether the first token stands for the image, and how many tokens precede those of the patches."""
+def _leading_tokens(model: nn.Module) -> Leading:
+    """By the names of its parameters."""
     cls, count = False, 0
     for name, parameter in model.named_parameters():
         leaf = name.rpartition(".")[2]
         if leaf in CLS_TOKENS or leaf in OTHER_LEADING_TOKENS:
             cls = cls or leaf in CLS_TOKENS
             count += parameter.shape[-2] if parameter.ndim > 1 else 1
-    return cls, count
+    return Leading(cls, count)
 
 
 def _interpolation(model: Any) -> dict[str, bool]:
