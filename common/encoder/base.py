@@ -27,6 +27,7 @@ PROJECTED = "projected image embedding"
 LOGITS = "class logits"
 HEAD = "output of the head"
 POOLED = "pooled output"
+SUMMARY = "summary tokens"
 CLS = "CLS token"
 MEAN_OF_PATCHES = "mean of the patch tokens"
 MEAN_OF_MAP = "mean of the feature map"
@@ -120,7 +121,7 @@ class Encoder:
         """Print what stands below the line that names the model."""
         log.line(f"Embedding: {self.embedding_is}")
         for change in self.keys.changes:
-            log.line(f"Weights: {change}")
+            log.line(f"Converted: {change}")
         if self.keys.left_out:
             named = weights.some_of(self.keys.left_out)
             log.line(f"Left out: {len(self.keys.left_out)} weights of other parts ({named})")

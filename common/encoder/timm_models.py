@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.cli import environment
-from common.encoder import class_names, random_weights, timm_weights, weights
+from common.encoder import class_names, config_keys, random_weights, timm_weights, weights
 from common.encoder.base import (
     CLS,
     HEAD,
@@ -22,6 +22,7 @@ from common.encoder.base import (
     MEAN_OF_MAP,
     MEAN_OF_PATCHES,
     POOLED,
+    PROJECTED,
     Described,
     Embedded,
     Encoder,
@@ -117,6 +118,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
     """The encoder of a timm model, `input_size` pixels a side where that is asked for."""
     config = read_json(checkpoint.folder / "config.json") if checkpoint.folder else {}
     built, build = _build(model, checkpoint, input_size)
+    _require_read(config, built, fitting=bool(checkpoint.files))
     if not checkpoint.files:
         return _with_random_weights(model, built, config, seed, input_size)
     fitted = timm_weights.fit(built, weights.read_state(checkpoint.files), build, input_size, checkpoint.source)
@@ -177,9 +179,24 @@ def _build_timm(name: str, shown: str = "", **options: Any) -> Any:
 
     try:
         return weights.build_on_meta(lambda: timm.create_model(name, **options))
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
+    except Exception as error:  # a config from elsewhere, or a size, can make timm raise anything
         reason = first_line(error).replace(name.removeprefix("local-dir:"), shown or name)
         raise UserError(f"timm {timm.__version__} can't build {shown or name}: {reason}") from error
+
+
+def _require_read(config: dict[str, Any], built: Any, fitting: bool) -> None:
+    """Raise UserError for a config.json that sets a size where timm does not look: in no model_args.
+
+    `fitting` weights prove the sizes that show in them; that they fit is looked at later.
+    """
+    lost = [key for key in config_keys.sizes(config, fitting) if key not in ("num_features", *built.pretrained_cfg)]
+    if lost:
+        raise UserError(f"config.json sets {weights.some_of(lost)}, which timm reads in its model_args alone")
+    wanted, found = config.get("num_features"), getattr(built, "num_features", None)
+    # Which of the two timm writes has changed.
+    if not fitting and wanted and found and wanted not in (found, getattr(built, "head_hidden_size", None)):
+        architecture = _architecture(built)
+        raise UserError(f"config.json is of {wanted} features, but {architecture} has {found}")
 
 
 def _size_options(build: Callable[..., Any], input_size: int | None) -> dict[str, Any]:
@@ -231,7 +248,7 @@ def _timm_encoder(
         library="timm",
         architecture=architecture,
         module=module,
-        embedding_is=LOGITS if label and embedding_is == HEAD else embedding_is,
+        embedding_is=_head_is(architecture, label is not None) if embedding_is == HEAD else embedding_is,
         preprocess=preprocess,
         preprocessing={"source": "timm pretrained_cfg", **preprocessing},
         weights_source=source,
@@ -245,6 +262,13 @@ def _timm_encoder(
 def _tag(model: str, built: Any) -> str:
     """What timm calls the training of the weights: in the config, or behind the dot of the id."""
     return str(built.pretrained_cfg.get("tag") or (model.partition(".")[2] if model.startswith("timm/") else ""))
+
+
+def _head_is(architecture: str, has_names: bool) -> str:
+    """What the last layer gives: timm keeps a CLIP's projection where other models have their classifier."""
+    if has_names:
+        return LOGITS
+    return PROJECTED if "clip" in architecture.split("_") else HEAD
 
 
 def _with_random_weights(model: str, built: Any, config: dict[str, Any], seed: int, input_size: int | None) -> Encoder:

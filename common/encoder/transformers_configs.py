@@ -7,29 +7,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from common.encoder import npu_blind, weights
+from common.encoder import config_keys, npu_blind, weights
 from common.errors import UserError
 
 transformers: Any = npu_blind.import_transformers()
 
-# Words of a key that says how large a part of a model is, or how many there are of it; those of one part together.
-ROLES = (
-    {"hidden", "embed", "embedding", "embd", "dim", "dims", "d", "width", "channels", "features"},
-    {"depth", "depths", "layer", "layers", "block", "blocks", "stages"},
-    {"head", "heads"},
-    {"intermediate", "mlp", "ffn", "feedforward"},
-    *({"experts"}, {"groups"}, {"patch"}, {"window"}, {"register", "registers", "tokens"}),
-)
-SIZES = set().union(*ROLES)
-UNSEEN = {"head", "heads", "groups", "window"}  # into how many pieces the weights are cut
+TOWER = "vision_config"
 LAYERS = {"layers", "stages"}
 DEPTHS = {"depths", "depth", "num_block_repeats"}  # lists that say how many layers there are
-# Words of a key that a model in evaluation does not compute with, whatever it counts.
-OF_TRAINING = {
-    *("dropout", "drop", "initializer", "init", "std", "loss", "aux", "auxiliary", "label", "labels", "mask"),
-    *("freeze", "frozen", "lora", "rate", "lr", "warmup"),
-}
-TOWER = "vision_config"
 # What transformers 4 and earlier wrote into every config, and 5 no longer knows.
 OF_EARLIER_CONFIGS = {
     *("torch_dtype", "auto_map", "attn_implementation", "num_labels", "finetuning_task", "torchscript", "prefix"),
@@ -44,21 +29,20 @@ def own_class(config: Any) -> Any:
 
     Raises UserError for a class that transformers lacks, or that is another type's.
     """
-    names = [name for name in config.architectures or [] if isinstance(name, str)]
+    named = config.architectures or []
+    names = [name for name in ([named] if isinstance(named, str) else named) if isinstance(name, str)]
     if not names:
         return None
     classes: list[Any] = [getattr(transformers, name, None) for name in names]
     found = [each for each in classes if getattr(each, "config_class", None) is not None]
     if not found:
         raise UserError(
-            f"its config.json is of {names[0]}, which transformers {transformers.__version__} does not have; other "
+            f"config.json is of {names[0]}, which transformers {transformers.__version__} does not have; other "
             "code is never run"
         )
     related = [each for each in found if _are_related(each.config_class, type(config))]
     if not related:
-        raise UserError(
-            f"its config.json is of {names[0]} and of the type {config.model_type}, which is another model's"
-        )
+        raise UserError(f"config.json is of {names[0]}, but of another model's type, {config.model_type}")
     return related[0]
 
 
@@ -92,17 +76,17 @@ def require_known(written: dict[str, Any], config: Any, fitting: bool) -> list[s
         return []
     unknown: list[str] = []
     for keys, reader in _levels(written, config):
-        lost = [key for key in keys if _sets_a_size(key, keys[key]) and not _is_taken(key, keys, reader)]
-        refused = [key for key in lost if not fitting or _words(key) & UNSEEN]
+        sizes = [key for key in config_keys.sizes(keys, fitting) if not _is_commonplace(key)]
+        refused = [key for key in sizes if not _is_taken(key, keys, reader)]
         if refused:
             raise UserError(
-                f"its config.json sets {weights.some_of(refused)}, which {type(reader).__name__} does not take: it is "
+                f"config.json sets {weights.some_of(refused)}, which {type(reader).__name__} does not take: it is "
                 "of another model, or of another version of transformers"
             )
         plain = type(reader)()
         unknown += [key for key, value in keys.items() if value is not None and not hasattr(plain, key)]
     unknown = [key for key in unknown if not _is_commonplace(key)]
-    declares = f"its config.json holds keys that {type(config).__name__} does not declare: {weights.some_of(unknown)}"
+    declares = f"config.json holds keys that {type(config).__name__} does not declare: {weights.some_of(unknown)}"
     return [declares] if unknown else []
 
 
@@ -114,32 +98,20 @@ def _levels(written: dict[str, Any], config: Any) -> Iterator[tuple[dict[str, An
         yield written, config
 
 
-def _sets_a_size(key: str, value: Any) -> bool:
-    """Whether a key says, by its name and value, how large a part is, or how many there are."""
-    words = _words(key)
-    values = value if isinstance(value, list) and value else [value]
-    counts = all(type(each) in (int, float) and each > 0 for each in values)
-    return counts and bool(words & SIZES) and not words & OF_TRAINING and not _is_commonplace(key)
-
-
 def _is_taken(key: str, keys: dict[str, Any], config: Any) -> bool:
     """Whether the class of a config takes a key, or computes that very value from the keys that it takes."""
     names: dict[str, str] = type(config).attribute_map
     parameters = set(inspect.signature(type(config).__init__).parameters)
     if names.get(key, key) in parameters:
         return True
-    if LAYERS & _words(key) and DEPTHS & parameters:  # their number, which earlier versions wrote down
+    if LAYERS & config_keys.words(key) and DEPTHS & parameters:  # their number, which earlier versions wrote down
         return True
     taken = {each: value for each, value in keys.items() if names.get(each, each) in parameters}
     value = _as_list(keys[key])
-    role = [words for words in ROLES if words & _words(key)]
-    if any(words & _words(each) and _as_list(taken[each]) == value for words in role for each in taken):
+    role = [words for words in config_keys.ROLES if words & config_keys.words(key)]
+    if any(words & config_keys.words(each) and _as_list(taken[each]) == value for words in role for each in taken):
         return True  # said twice
     return bool(_as_list(getattr(type(config)(**taken), key, None)) == value)
-
-
-def _words(key: str) -> set[str]:
-    return set(key.lower().split("_"))
 
 
 def _as_list(value: Any) -> Any:

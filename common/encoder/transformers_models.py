@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from common.encoder.base import (
     MEAN_OF_PATCHES,
     POOLED,
     PROJECTED,
+    SUMMARY,
     Described,
     Embedded,
     Encoder,
@@ -58,7 +59,7 @@ TOWER, PROJECTION = "vision_model", "visual_projection"  # what transformers cal
 GIVEN = (
     ("image_embeds", PROJECTED),
     ("pooler_output", POOLED),
-    ("summary", "summary tokens"),
+    ("summary", SUMMARY),
     ("cls_token_value", CLS),
 )
 # Options of classes that build an encoder with or without a part that has weights.
@@ -80,10 +81,11 @@ class TransformersModule(Described):
     def __init__(self, model: nn.Module, sized: bool = False) -> None:
         super().__init__()
         self.model: Any = model
+        self.leading = _leading_tokens(model)
         self.options = _interpolation(model) if sized else {}
 
     def embed(self, pixel_values: Tensor) -> Embedded:
-        return _run(self.model, pixel_values, **_in_order(self.model, pixel_values), **self.options)
+        return _run(self.model, self.leading, pixel_values, **_in_order(self.model, pixel_values), **self.options)
 
 
 class VisionTowerModule(Described):
@@ -95,17 +97,27 @@ class VisionTowerModule(Described):
     def __init__(self, two_towers: nn.Module, sized: bool = False) -> None:
         super().__init__()
         self.model: Any = two_towers
+        self.leading = _leading_tokens(getattr(two_towers, TOWER))
         self.options = _interpolation(getattr(two_towers, TOWER)) if sized else {}
 
     def embed(self, pixel_values: Tensor) -> Embedded:
-        embedding, hidden_state, embedding_is = _run(getattr(self.model, TOWER), pixel_values, **self.options)
+        tower = getattr(self.model, TOWER)
+        embedding, hidden_state, embedding_is = _run(tower, self.leading, pixel_values, **self.options)
         projection = getattr(self.model, PROJECTION, None)
         if projection is None:
             return embedding, hidden_state, embedding_is
         return projection(embedding), hidden_state, PROJECTED
 
 
-def _run(model: Any, pixel_values: Tensor, **more: Any) -> Embedded:
+@dataclass(frozen=True)
+class Leading:
+    """The tokens before those of the patches: whether the first stands for the image, and how many there are."""
+
+    cls: bool
+    count: int
+
+
+def _run(model: Any, leading: Leading, pixel_values: Tensor, **more: Any) -> Embedded:
     """Raises UserError for a model that pixel_values do not suffice, or that has other outputs than an encoder."""
     name = type(model).__name__
     try:
@@ -115,10 +127,10 @@ def _run(model: Any, pixel_values: Tensor, **more: Any) -> Embedded:
     features = getattr(output, "last_hidden_state", None)
     if not isinstance(features, Tensor):
         raise UserError(f"{name} is no encoder: it gives {type(output).__name__}, without a last hidden state")
-    return _embedding_of(model, output)
+    return _embedding_of(model, leading, output)
 
 
-def _embedding_of(model: Any, output: Any) -> Embedded:
+def _embedding_of(model: Any, leading: Leading, output: Any) -> Embedded:
     """What the model's authors take for the image: what they project or pool, a token that stands for the image, or
     else the mean of all places.
     """
@@ -130,21 +142,20 @@ def _embedding_of(model: Any, output: Any) -> Embedded:
             return given.flatten(1), tokens, words
     if features.ndim == 4:
         return tokens.mean(1), tokens, MEAN_OF_MAP
-    cls, prefix = _leading_tokens(model)
-    if cls and not getattr(model.config, "use_mean_pooling", False):
+    if leading.cls and not getattr(model.config, "use_mean_pooling", False):
         return tokens[:, 0], tokens, CLS
-    return tokens[:, prefix:].mean(1), tokens, MEAN_OF_PATCHES
+    return tokens[:, leading.count :].mean(1), tokens, MEAN_OF_PATCHES
 
 
-def _leading_tokens(model: Any) -> tuple[bool, int]:
-    """Whether the first token stands for the image, and how many tokens precede those of the patches."""
+def _leading_tokens(model: nn.Module) -> Leading:
+    """By the names of its parameters."""
     cls, count = False, 0
     for name, parameter in model.named_parameters():
         leaf = name.rpartition(".")[2]
         if leaf in CLS_TOKENS or leaf in OTHER_LEADING_TOKENS:
             cls = cls or leaf in CLS_TOKENS
             count += parameter.shape[-2] if parameter.ndim > 1 else 1
-    return cls, count
+    return Leading(cls, count)
 
 
 def _interpolation(model: Any) -> dict[str, bool]:
@@ -384,18 +395,23 @@ def _from_pretrained(
     """
     mapped = all(weights.is_safetensors(file) for file in files)
     state = None if mapped else weights.read_state(files)
-    built, report = _load_renamed(model_class, folder, state, options, "")
+    built, report = _load_renamed(model_class, folder, files, state, options, "")
     if not report.faults:
         return built, report
     for prefix in weights.shared_prefixes(weights.read_keys(files) if state is None else state):
-        other, of_other = _load_renamed(model_class, folder, state, options, prefix)
+        other, of_other = _load_renamed(model_class, folder, files, state, options, prefix)
         if not of_other.faults:
             return other, replace(of_other, changes=[f"the prefix {prefix} of all names is taken away"])
     return built, report
 
 
 def _load_renamed(
-    model_class: Any, folder: Path, state: weights.State | None, options: dict[str, bool], wrapper: str
+    model_class: Any,
+    folder: Path,
+    files: Sequence[Path],
+    state: weights.State | None,
+    options: dict[str, bool],
+    wrapper: str,
 ) -> tuple[Any, weights.KeyReport]:
     """As `_from_pretrained`, without the prefix `wrapper` of all names; `state` is what transformers can't map."""
     renaming = {}
@@ -404,14 +420,37 @@ def _load_renamed(
         own = re.escape(f"{model_class.base_model_prefix}.")
         renaming = {"key_mapping": {f"^{re.escape(wrapper)}(?:{own})?": ""}}
     built, info = _read_with_report(model_class, folder, state, {**renaming, **options})
-    unexpected = sorted(info["unexpected_keys"])
+    # A name that a head has, and under its prefix the encoder too (BEiT's layernorm): transformers 5 does not report
+    # the head's, transformers 4 loads neither.
+    twice = _named_twice(built, files, state, wrapper)
+    unexpected = sorted({*info["unexpected_keys"], *twice})
     other = _of_other_parts(built, folder, state, wrapper, unexpected) if unexpected else set()
+    lacking = _load_what_is_empty(built, twice)
     return built, weights.KeyReport(
-        missing=sorted(key for key in info["missing_keys"] if not weights.is_counter(key)),
+        missing=sorted(key for key in (*info["missing_keys"], *lacking) if not weights.is_counter(key)),
         unexpected=[key for key in unexpected if key not in other],
         misshapen=[_describe_mismatch(mismatch) for mismatch in sorted(info["mismatched_keys"])],
         left_out=[key for key in unexpected if key in other],
     )
+
+
+def _named_twice(built: Any, files: Sequence[Path], state: weights.State | None, wrapper: str) -> weights.State:
+    """The encoder's weights whose name, without the encoder's prefix, is another part's too."""
+    prefix = f"{built.base_model_prefix}."
+    keys = {key.removeprefix(wrapper) for key in (weights.read_keys(files) if state is None else state)}
+    twice = {key for key in keys if prefix + key in keys}
+    if not twice:
+        return {}
+    state = weights.read_state(files) if state is None else state
+    return {key: state[wrapper + prefix + key] for key in twice}
+
+
+def _load_what_is_empty(built: Any, state: weights.State) -> list[str]:
+    """Give what was left on meta its weights from `state`, and return the names of what has none there."""
+    empty = [name for name, tensor in built.state_dict().items() if tensor.is_meta]
+    found = {name: state[name].float() for name in empty if name in state}
+    built.load_state_dict(found, strict=False, assign=True)
+    return [name for name in empty if name not in found]
 
 
 def _read_with_report(

@@ -68,7 +68,7 @@ def save_timm_model(folder: Path, model: Any, architecture: str = "test_vit", **
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / WEIGHTS, model.state_dict())
     classes = model.num_classes
-    own = {"input_size": [3, TIMM_SIZE, TIMM_SIZE], "fixed_input_size": True, "num_classes": classes}
+    own = {"input_size": [3, TIMM_SIZE, TIMM_SIZE], "fixed_input_size": "vit" in architecture, "num_classes": classes}
     made = {"architecture": architecture, "num_classes": classes, "pretrained_cfg": own}
     (folder / "config.json").write_text(json.dumps({**made, **config}))
     return folder
