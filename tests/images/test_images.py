@@ -13,6 +13,7 @@ from common.cli import environment
 from common.errors import UserError
 from common.images import decoding
 from common.images.decoding import Sample, decode_exactly, default_photo, find_samples, sample_exactly
+from common.images.remarks import FRAMES
 
 
 def save(path: Path, color: str = "red") -> Path:
@@ -41,7 +42,7 @@ def test_files_keep_the_order_of_the_command_line(tmp_path: Path) -> None:
 
 def test_a_file_that_is_named_twice_is_there_twice(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png")
-    assert names(find_samples([path, path])) == ["a.png", "a.png"]
+    assert names(find_samples([path, path])) == ["a.png", "a.png (2)"]
 
 
 def test_a_folder_is_searched_recursively_in_sorted_order(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_folder_is_searched_recursively_in_sorted_order(tmp_path: Path) -> Non
 def test_folders_and_files_may_be_mixed(tmp_path: Path) -> None:
     save(tmp_path / "folder" / "a.png")
     file = save(tmp_path / "b.png")
-    assert names(find_samples([file, tmp_path / "folder", file])) == ["b.png", "a.png", "b.png"]
+    assert names(find_samples([file, tmp_path / "folder", file])) == ["b.png", "folder/a.png", "b.png (2)"]
 
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.JPEG", "a.Png", "a.webp", "a.BMP", "a.tif", "a.gif"])
@@ -200,7 +201,7 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path, name: str) -> None
 
 def test_a_file_that_has_gone_since_it_was_found_is_an_error(three: list[Sample]) -> None:
     three[1].path.unlink()
-    with pytest.raises(UserError, match=r"b\.png is no regular file$"):
+    with pytest.raises(UserError, match=r"b\.png is not there$"):
         three[1].load()
 
 
@@ -302,7 +303,7 @@ def test_pages_that_cannot_be_counted_leave_the_first_one_whole(tmp_path: Path) 
     pages = [Image.new("RGB", (64, 64), color) for color in colors]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     whole = (tmp_path / "a.tif").read_bytes()
-    assert Sample("a.tif", tmp_path / "a.tif").load().info == {decoding.FRAMES: 3}
+    assert Sample("a.tif", tmp_path / "a.tif").load().info == {FRAMES: 3}
     (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 3 + 100])
     image = Sample("a.tif", tmp_path / "a.tif").load()
     assert image.info == {}
