@@ -20,9 +20,9 @@ from common.log.writer import RunLog
 
 # Kinds of files that are passed over, beside the extensions.
 NO_EXTENSION, HIDDEN, BROKEN, OTHERS = "without extension", "hidden", "links to nowhere", "others"
-LONGEST_EXTENSION = 10  # with its dot; a longer one is the end of a sentence
+LONGEST_EXTENSION = 12  # with its dot; a longer one is the end of a sentence
 # What stands beside images: no warning of these alone.
-TEXTS = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html"}
+TEXTS = {".txt", ".log", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html"}
 MOST_PRINTED, MOST_RECORDED = 8, 50  # kinds
 HOMES = ("home", "Users")  # folders of people's homes
 
@@ -60,7 +60,7 @@ class Passed:
 
     def most(self, count: int) -> dict[str, int]:
         """The files of the most frequent kinds, and of all others together."""
-        kinds = dict(self.files.most_common(count))
+        kinds = dict(sorted(self.files.items(), key=lambda pair: (-pair[1], pair[0]))[:count])
         others = self.files.total() - sum(kinds.values())
         return {**kinds, OTHERS: others} if others else kinds
 
@@ -110,7 +110,7 @@ def search(paths: Sequence[Path]) -> tuple[list[File], Passed]:
     """
     passed = Passed()
     inputs = [_input(path, passed) for path in paths]
-    labels = _labels([each.folder for each in inputs])
+    labels = labels_of([each.folder for each in inputs])
     pairs = list(zip(inputs, labels, strict=True))
     passed.closed = {label + name: reason for each, label in pairs for name, reason in each.closed.items()}
     names = _numbered(label + name for each, label in pairs for name in each.images)
@@ -171,7 +171,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
+def labels_of(folders: Sequence[Path]) -> list[str]:
     """What the names of each folder's images begin with: its path below what all have in common.
 
     Where that would spell out a home, or all from the root on, it is the folder's own last part, with a number where

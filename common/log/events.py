@@ -256,7 +256,7 @@ class Skipped(Event):
 class Unread(Event):
     """run whose folders hold what was not read"""
 
-    files: Annotated[int, "that are no images by their names"]
+    files: Annotated[int, "in its folders, that are no images by their names"]
     kinds: Annotated[dict[str, int], "of these by extension, the most frequent"]
     hidden_folders: Annotated[int, "not entered"]
     links_back: Annotated[int, "to a folder that they are in, not entered"]
@@ -275,7 +275,7 @@ class Animation(Event):
 class Scaled(Event):
     """image with more than 8 bits a value, which was scaled to 8"""
 
-    image: str
+    image: Annotated[str, "its name"]
     mode: Annotated[str, "Pillow's"]
     black: Annotated[float, "the value that became 0"]
     white: Annotated[float, "the value that became 255"]
@@ -285,7 +285,7 @@ class Scaled(Event):
 class Transparency(Event):
     """run with images that are not opaque, whose alpha was dropped"""
 
-    images: int
+    images: Annotated[int, "how many"]
     image: Annotated[str, "the first"]
 
 
