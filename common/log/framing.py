@@ -3,14 +3,17 @@
 A log has two kinds of lines, made from the same data. People read and grep the first; the checker trusts only the
 second:
 
-    relative_error: 1.3408%
-    @record {"run":"9c1e5b0d","seq":4,"event":"accuracy","output":"embedding","relative_error":0.013408}
+    embedding relative_error: 1.3408%
+    @record {"run":"9c1e5b0d","seq":4,"event":"accuracy","output":"embedding","relative\\u005ferror":0.013408}
 
 A record is one ASCII JSON object after the marker, which may stand anywhere in a line; anything may stand behind the
-object, another record too. Every record has `run` (a random id), `seq` (0, 1, 2, ...) and `event`. The first is
-`run_start`, the last `run_end`, which holds how many records precede it, the SHA-256 of their JSON texts as written
-(each followed by a newline) and the status. A log without its `run_end` is incomplete. The hash finds cuts and
-accidental edits; it does not prove who wrote the log.
+object, another record too. An underscore in a key is written as JSON's escape, which every JSON parser reads as an
+underscore: `grep relative_error` finds the lines for people and no record.
+
+Every record has `run` (a random id), `seq` (0, 1, 2, ...) and `event`. The first is `run_start`, the last `run_end`,
+which holds how many records precede it, the SHA-256 of their JSON texts as written (each followed by a newline) and the
+status. A log without its `run_end` is incomplete. The hash finds cuts and accidental edits; it does not prove who wrote
+the log.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 FORMAT = 1
@@ -25,6 +29,7 @@ MARKER = "@record "
 INT_DIGITS = 19  # of 64 bits
 DEEPEST = 16  # levels of lists and objects in a record
 MOST_MEMORY = 192 * 1024 * 1024  # bytes that the records of a log may take, as `memory` estimates them
+KEY = re.compile(r'"\w+":')  # a colon follows no other quote
 
 Record = dict[str, Any]
 
@@ -48,6 +53,12 @@ def printable(text: str) -> str:
     """`text` on one line: control and invisible characters escaped, and no record marker that we did not write."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return escaped.replace(MARKER.strip(), "\\x40record")
+
+
+def record_text(record: Record) -> str:
+    """A record as it stands in a log. Raises ValueError for a NaN or infinity."""
+    text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+    return KEY.sub(lambda key: key[0].replace("_", r"\u005f"), text)
 
 
 def memory(text: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import math
 import os
 import secrets
@@ -18,7 +17,7 @@ from typing import Any, TextIO
 
 from common.log import schema
 from common.log.events import Event, Plan, RunEnd, RunStart
-from common.log.framing import FORMAT, MARKER, Digest, parse_record, printable
+from common.log.framing import FORMAT, MARKER, Digest, parse_record, printable, record_text
 
 ROOT = Path(__file__).parents[2]  # of the repository
 TAIL_BYTES = 65536  # enough to hold the run_end of a log
@@ -61,9 +60,7 @@ class RunLog:
         fields, nonfinite = _replace_nonfinite(schema.encode(event))
         if nonfinite and not fields.get("nonfinite"):
             fields["nonfinite"] = nonfinite
-        text = json.dumps(
-            {"run": self.run, "seq": self._seq, "event": event.event, **fields}, allow_nan=False, separators=(",", ":")
-        )
+        text = record_text({"run": self.run, "seq": self._seq, "event": event.event, **fields})
         self._seq += 1
         self._digest.add(text.encode())
         self._write(MARKER + text, None if sys.stdout.isatty() else sys.stdout)

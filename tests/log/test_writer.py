@@ -127,6 +127,19 @@ def test_records_are_ascii(lines: Lines) -> None:
     assert all(line.isascii() for line in lines if MARKER.encode() in line)
 
 
+def test_a_grep_for_a_key_of_two_words_finds_no_record(tmp_path: Path) -> None:
+    """Nor one inside a field, and a text that only looks like a key stays as it is."""
+    preprocess = {"image_mean": [0.5], "of": {"crop_pct": 1.0}, 'a "b_c": d': 'x_y":'}
+    with RunLog(tmp_path / "x.log", "accuracy_run.py", []) as log:
+        log.record(example(Model, preprocess=preprocess))
+        log.record(example(Sample))
+    text = (tmp_path / "x.log").read_text()
+    assert read_log(tmp_path / "x.log").one(Model).preprocess == preprocess
+    for record in records_in(text.encode().splitlines()):
+        assert not [key for key in record if "_" in key and key in text]
+    assert not [key for key in ("image_mean", "crop_pct") if key in text]
+
+
 def test_runs_have_different_ids(tmp_path: Path) -> None:
     first, second = (read_one(write_log(tmp_path / name)) for name in ("a.log", "b.log"))
     assert first.id != second.id
