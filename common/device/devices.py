@@ -53,7 +53,7 @@ def _why_absent(kind: str, index: int) -> str | None:
             return "torch_npu is not installed (it comes with the Ascend container, not from requirements.txt)"
         try:
             importlib.import_module("torch_npu")  # registers torch.npu where torch did not load it by itself
-        except (ImportError, OSError, RuntimeError) as error:
+        except Exception as error:  # a half installed CANN is a plain Exception of torch_npu's
             return why_torch_npu_fails(error)
     module = getattr(torch, kind)
     owner = "torch_npu" if kind == "npu" else "torch"

@@ -275,7 +275,7 @@ class Animation(Event):
 class Scaled(Event):
     """image with more than 8 bits a value, which was scaled to 8"""
 
-    image: Annotated[str, "its name"]
+    image: str
     mode: Annotated[str, "Pillow's"]
     black: Annotated[float, "the value that became 0"]
     white: Annotated[float, "the value that became 255"]

@@ -55,9 +55,9 @@ def printable(text: str) -> str:
     return escaped.replace(MARKER.strip(), "\\x40record")
 
 
-def record_text(record: Record) -> str:
-    """A record as it stands in a log. Raises ValueError for a NaN or infinity."""
-    text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+def record_text(record: Record, allow_nan: bool = False) -> str:
+    """A record as it stands in a log. Raises ValueError for a NaN or infinity, which no run writes."""
+    text = json.dumps(record, allow_nan=allow_nan, separators=(",", ":"))
     return KEY.sub(lambda key: key[0].replace("_", r"\u005f"), text)
 
 

@@ -37,7 +37,7 @@ from unittest import mock
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).parents[1:3]]
 
-from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign, windows
+from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign, text_of, windows
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
@@ -499,17 +499,13 @@ EDITS = [*[edit_field] * 14, *[drop_field] * 3, swap_fields, *[copy_field] * 3, 
 # ------------------------------------------------------------------------------------------------ lines and bytes
 def as_lines(runs: Sequence[Records], chooser: Random) -> list[bytes]:
     """The runs' records as lines: one run after the other, or interleaved."""
-    queues = [[(MARKER + _dump(record)).encode() for record in run] for run in runs]
+    queues = [[(MARKER + text_of(record)).encode() for record in run] for run in runs]
     if chooser.random() < 0.8:
         return [line for queue in queues for line in queue]
     lines = []
     while queues := [queue for queue in queues if queue]:
         lines.append(chooser.choice(queues).pop(0))
     return lines
-
-
-def _dump(record: Record) -> str:
-    return json.dumps(record, separators=(",", ":"))
 
 
 def dress(lines: list[bytes], chooser: Random) -> bytes:
@@ -721,7 +717,7 @@ def _may_pass(content: bytes, plain: list[bytes], runs: Sequence[Records], pairs
     if signed:
         names = {run[0]["run"] for run in runs}
         return len(names) == len(runs) and found == records_in(_joined(plain)) and may_pass(runs, pairs)
-    good = [[_dump(record).encode() for record in run] for pair in pairs for run in pair.runs]
+    good = [[text_of(record).encode() for record in run] for pair in pairs for run in pair.runs]
     whole = all(texts in good for texts in found.values())
     return whole and may_pass([[json.loads(text) for text in texts] for texts in found.values()], pairs)
 

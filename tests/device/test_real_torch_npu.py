@@ -409,17 +409,20 @@ def another_cann(npu: RealNpu, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("broken", ["no CANN", "another CANN", "half a CANN"])
+@pytest.mark.parametrize("broken", ["no CANN", "another CANN", "half a CANN", "half a CANN, loaded by the script"])
 def test_the_cause_is_shown_where_torch_npu_cant_start(
     broken: str, npu: RealNpu, another_cann: Path, models: dict[str, tuple[object, ...]], tmp_path: Path
 ) -> None:
     """And the CPU, which the line advises, runs without it: a transformers model too."""
-    variables: dict[str, Any] = {
-        "no CANN": {"ASCEND_HOME_PATH": None, "LD_LIBRARY_PATH": None},
-        "another CANN": {"LD_LIBRARY_PATH": another_cann},
-        "half a CANN": {"ASCEND_OPP_PATH": None},
+    variables, said = {
+        "no CANN": ({"ASCEND_HOME_PATH": None, "LD_LIBRARY_PATH": None}, "libhccl.so"),
+        "another CANN": ({"LD_LIBRARY_PATH": another_cann}, "undefined symbol"),
+        "half a CANN": ({"ASCEND_OPP_PATH": None}, "ASCEND_OPP_PATH"),
+        "half a CANN, loaded by the script": (
+            {"ASCEND_OPP_PATH": None, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+            "ASCEND_OPP_PATH",
+        ),
     }[broken]
-    said = {"no CANN": "libhccl.so", "another CANN": "undefined symbol", "half a CANN": "ASCEND_OPP_PATH"}[broken]
     run = npu.start(ROOT / INFERENCE[0], *ON_NPU, *models["transformers vit"], cwd=tmp_path, **variables)
     assert run.code == 2, (run.code, run.stdout, run.stderr)
     (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]

@@ -214,7 +214,7 @@ CHINESE = {
     "run whose folders hold what was not read": "文件夹中含有未读取内容的运行",
     "image with more than 8 bits a value, which was scaled to 8": "每个值超过 8 位、已缩放到 8 位的图像",
     "run with images that are not opaque, whose alpha was dropped": "含有非不透明图像（已丢弃 alpha 通道）的运行",
-    "that are no images by their names": "按文件名判断不是图像的文件数",
+    "in its folders, that are no images by their names": "其文件夹中按文件名判断不是图像的文件数",
     "of these by extension, the most frequent": "其中最常见的扩展名及数量",
     "not entered": "未进入的文件夹",
     "to a folder that they are in, not entered": "指向自身所在文件夹、未进入的链接",

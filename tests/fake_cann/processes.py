@@ -12,6 +12,8 @@ from types import TracebackType
 from conftest import ROOT, Finished
 from fake_cann import build
 
+# A script that ran inside the tests' own process has left them.
+OF_SCRIPTS = ("TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_NPU_FALLBACK_CPU_DISABLE")
 QUICK = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECONDS = 300  # of a script, at most
 
@@ -40,7 +42,8 @@ class RealNpu:
 
     def environment(self, **more: object) -> dict[str, str]:
         """What a process needs to find this CANN, with `more` variables."""
-        return {**os.environ, **QUICK, **build.environment(self.cann), **{k: str(v) for k, v in more.items()}}
+        own = {name: value for name, value in os.environ.items() if name not in OF_SCRIPTS}
+        return {**own, **QUICK, **build.environment(self.cann), **{k: str(v) for k, v in more.items()}}
 
     def run(self, script: str, *arguments: object, cwd: Path, **more: object) -> Finished:
         """A script of the project in a forked child."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.log import formulas, schema
 from common.log.events import Ranks, Share, Windows
+from common.log.framing import Record, record_text
 from common.log.reader import read_runs
 
 MARKER = "@record "
@@ -39,8 +40,13 @@ def read_run(path: Path) -> RunOnDisk:
     return RunOnDisk(read_records(path), run.problems)
 
 
+def text_of(record: Record) -> str:
+    """As a run writes it, but NaN and infinities too."""
+    return record_text(record, allow_nan=True)
+
+
 def write_records(path: Path, records: Records) -> None:
-    path.write_text("".join(f"{MARKER}{json.dumps(record, separators=(',', ':'))}\n" for record in records))
+    path.write_text("".join(f"{MARKER}{text_of(record)}\n" for record in records))
 
 
 def sign(records: Records) -> Records:
@@ -49,7 +55,7 @@ def sign(records: Records) -> Records:
     end = {"run": body[0]["run"], "event": "run_end", "status": "complete"}
     for seq, record in enumerate(body):
         record["seq"] = seq
-    texts = [json.dumps(record, separators=(",", ":")) for record in body]
+    texts = [text_of(record) for record in body]
     digest = hashlib.sha256("".join(f"{text}\n" for text in texts).encode()).hexdigest()
     return [*body, {**end, "seq": len(body), "records": len(body), "records_sha256": digest}]
 

@@ -123,7 +123,7 @@ FAULTS = {
     "run_end first": (lambda lines: [lines[-1], *lines[:-1]], "run_start is missing"),
     "a count too high": (replace(b'"records":4', b'"records":5'), "run_end counts 5 records before it, found 4"),
     "a count that is no number": (replace(b'"records":4', b'"records":null'), "run_end counts None"),
-    "a hash missing": (replace(b"records_sha256", b"records_sha"), "records_sha256"),
+    "a hash missing": (replace(rb"records\u005fsha256", b"hash"), "records_sha256"),
     "another format": (replace(b'"format":1', b'"format":2'), "format 2 is not the format 1"),
     "no format": (replace(b'"format":1', b'"form":1'), "format None is not the format 1"),
     "a format that is true": (replace(b'"format":1', b'"format":true'), "format True is not the format 1"),

@@ -26,6 +26,7 @@ from helpers.logs import (
     ranks_record,
     read_records,
     sign,
+    text_of,
     windows,
     write_records,
 )
@@ -294,7 +295,7 @@ def test_a_signed_edit_that_no_run_writes_cannot_be_judged(
 def signed_around(records: Records) -> Records:
     """As `sign`, but a run_end in the middle stays."""
     body = [dict(record, seq=seq) for seq, record in enumerate(records[:-1])]
-    digest = hashlib.sha256("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in body).encode()).hexdigest()
+    digest = hashlib.sha256("".join(f"{text_of(record)}\n" for record in body).encode()).hexdigest()
     return [*body, {**records[-1], "seq": len(body), "records": len(body), "records_sha256": digest}]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import pytest
 from by_hand import fuzz_checker
 from by_hand.fuzz_checker import Pair
 from conftest import PERF_QUICK, ROOT
-from helpers.logs import MARKER
+from helpers.logs import MARKER, text_of
 
 import check_accuracy_run_perf as checker
 from common.log import lines, reader
@@ -44,7 +43,7 @@ def pairs(logs: tuple[Path, Path]) -> list[Pair]:
 @pytest.mark.parametrize("at", range(3))
 def test_the_good_pairs_pass(at: int, pairs: list[Pair], tmp_path: Path) -> None:
     """Else no mutant of them could pass falsely."""
-    lines = [(MARKER + json.dumps(record, separators=(",", ":")) + "\n") for run in pairs[at].runs for record in run]
+    lines = [f"{MARKER}{text_of(record)}\n" for run in pairs[at].runs for record in run]
     (tmp_path / "good.log").write_text("".join(lines))
     assert checker.main([str(tmp_path / "good.log")]) == 0
     assert fuzz_checker.may_pass(pairs[at].runs, pairs)
