@@ -7,6 +7,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.cli import environment, launch, options
@@ -21,6 +22,7 @@ EXAMPLES = """examples:
   python inference.py --device npu --image photo.jpg         the ViT-giant CLIP from ModelScope
   python inference.py --model facebook/webssl-mae700m-full2b-224 --device npu
   python inference.py --model demo --image photos/ --batch-size 8 --output features.safetensors
+  python inference.py --model demo --image photos/ --features pooled --output pooled.safetensors
   torchrun --nproc-per-node 8 inference.py --device npu --image photos/ --batch-size 32 --output features.safetensors
 """
 
@@ -43,10 +45,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how many of the largest outputs to print (default: %(default)s)",
     )
     parser.add_argument(
+        "--features",
+        choices=(options.EMBEDDING, options.POOLED),
+        default=options.EMBEDDING,
+        help="embedding: what the model gives, of timm's classifiers the logits; pooled: what is before its last "
+        "layer, a classifier's head (timm's num_classes=0) or a projection (default: %(default)s)",
+    )
+    parser.add_argument(
         "--output",
         type=feature_file,
         metavar="FILE",
-        help="write the outputs (embeddings; a classifier's logits) in input order: .safetensors, the image names in "
+        help="write the outputs, which --features chooses, in input order: .safetensors, the image names in "
         "its metadata, or .npy, the names in a .json beside it",
     )
     parser.add_argument(
@@ -76,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             environment.write_check(args.log_dir)
         require_output(args.output, args.resume, rank)
         if args.resume and is_finished(args.output):
+            with launch.import_errors():
+                from common.features import files
+
+            files.require_same_kind(args.output, args.features)
             log.line(f"{args.output} is finished: there is nothing to resume")
             return EXIT_OK
         launch.set_environment(args.device)
@@ -89,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             samples = decoding.find_samples(args.image, log, args.strict_images)
-            encoder = loading.load_encoder(ModelChoice.of(args), hashed=args.output is not None)
+            wanted = replace(ModelChoice.of(args), pooled=args.features == options.POOLED)
+            encoder = loading.load_encoder(wanted, hashed=args.output is not None)
             devices.place(encoder.module, running.device, running.dtype)
             batches = batching.Batches(samples, args.batch_size, encoder.preprocess, args.strict_images)
             workers = batching.default_workers(rank.count) if args.workers is None else args.workers

@@ -35,6 +35,8 @@ DEVICE_KINDS = {
 ACCELERATORS = tuple(kind for kind in DEVICE_KINDS if kind != "cpu")
 
 
+EMBEDDING, POOLED = "embedding", "pooled"  # what --features of inference.py takes
+
 # What the next script of the chain has to be told again.
 SHARED_FLAGS = {"model", "weights", "hub", "revision", "input_size", "device", "numerics", "dtype", "seed", "log_dir"}
 
@@ -164,7 +166,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 @dataclass(frozen=True)
 class ModelChoice:
     """Which encoder is wanted, and from where: --model, --weights, --hub, --revision, of random weights --seed,
-    and --input-size in pixels a side.
+    and --input-size in pixels a side. `pooled`: without its last layer, a classifier's head or a projection.
     """
 
     model: str
@@ -173,6 +175,7 @@ class ModelChoice:
     revision: str | None = None
     seed: int = 0
     input_size: int | None = None
+    pooled: bool = False
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> ModelChoice:

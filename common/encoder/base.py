@@ -32,6 +32,8 @@ CLS = "CLS token"
 MEAN_OF_PATCHES = "mean of the patch tokens"
 MEAN_OF_MAP = "mean of the feature map"
 
+POOLED_ALREADY = "the embedding of this model is its pooled features already: --features embedding gives the same"
+
 Preprocess = Callable[[Image.Image], Tensor]
 Embedded = tuple[Tensor, Tensor, str]  # embedding [B, D], hidden_state [B, T, C], what the embedding is
 
@@ -88,7 +90,7 @@ class Encoder:
 
     `module` maps pixel_values [B, 3, H, W] to (embedding [B, D], hidden_state [B, T, C]); `embedding_is` says what of
     the model's the first is; `label` names a class by its index, where the model is a classifier with names; `notes`
-    are lines for people about the checkpoint.
+    are lines for people about the checkpoint; `pooled` is what was asked for, features without a last layer.
     """
 
     model: str
@@ -103,6 +105,7 @@ class Encoder:
     keys: weights.KeyReport
     label: Callable[[int], str | None] | None = None
     notes: list[str] = field(default_factory=list)
+    pooled: bool = False
 
     @property
     def params(self) -> int:

@@ -25,22 +25,21 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
                 raise UserError("--hub and --revision are for ids on a hub, not for demo")
             from common.encoder import timm_models
 
-            encoder = timm_models.load_demo(wanted.weights, wanted.seed, wanted.input_size)
+            encoder = timm_models.load_demo(wanted)
         else:
             named = checkpoints.find_model(wanted)
             called = str(named.folder.absolute()) if named.folder else named.model
-            checkpoint = checkpoints.find_checkpoint(
-                wanted, named, partial(_refuse_unusable, called, wanted.input_size)
-            )
+            checkpoint = checkpoints.find_checkpoint(wanted, named, partial(_refuse_unusable, called, wanted))
             encoder = _load_from(called, checkpoint, wanted, hashed)
             encoder.model = named.model
+    encoder.pooled = wanted.pooled
     encoder.module.eval()
     return encoder
 
 
-def _refuse_unusable(model: str, input_size: int | None, checkpoint: Checkpoint) -> None:
+def _refuse_unusable(model: str, wanted: ModelChoice, checkpoint: Checkpoint) -> None:
     """Raise UserError for what could not be loaded whatever its weights are: before they are fetched."""
-    _library_of(checkpoint).require_usable(model, checkpoint, input_size)
+    _library_of(checkpoint).require_usable(model, checkpoint, wanted)
 
 
 def _load_from(model: str, checkpoint: Checkpoint, wanted: ModelChoice, hashed: bool) -> Encoder:
@@ -48,7 +47,7 @@ def _load_from(model: str, checkpoint: Checkpoint, wanted: ModelChoice, hashed: 
     sha256 = weights.sha256_ahead(checkpoint.files) if hashed and checkpoint.files else None
     if sha256 is None:
         weights.read_ahead(checkpoint.files)
-    encoder: Encoder = _library_of(checkpoint).load(model, checkpoint, wanted.seed, wanted.input_size)
+    encoder: Encoder = _library_of(checkpoint).load(model, checkpoint, wanted)
     encoder.hash_weights = sha256 or encoder.hash_weights
     return encoder
 

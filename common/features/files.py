@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from common.cli.options import EMBEDDING
 from common.errors import UserError
 from common.images.remarks import Remarks
 from common.log.whole_files import aside
@@ -32,6 +33,7 @@ FORMAT = 2  # of the parts: those of another one are not continued
 LONGEST_HEADER = 100_000_000  # bytes
 LONGEST_NAMES = LONGEST_HEADER - 1_000_000
 NAMES = "images"  # the key of the names in what a feature file says of itself
+FEATURES = "features"  # the key of --features, where it is not the default
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,32 @@ class FeatureParts:
 
     def _file(self, batches: range) -> Path:
         return self.folder / f"{batches.start:08}-{batches.stop:08}.safetensors"
+
+
+def require_same_kind(path: Path, features: str) -> None:
+    """Raise UserError where a finished feature file was made with another --features than is wanted now.
+
+    One that does not say it, or can't be read, has the default.
+    """
+    found = _about(path).get(FEATURES, EMBEDDING)
+    if found != features:
+        raise UserError(
+            f"--resume: {path} is finished, with --features {found}, not {features}: name another --output, or leave "
+            "--resume away to overwrite it"
+        )
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a feature file says of itself; of one that is not whole nothing."""
+    try:
+        if path.suffix == ".npy":
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        else:
+            with safe_open(path, "np") as opened:
+                about = opened.metadata()
+    except (OSError, SafetensorError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:

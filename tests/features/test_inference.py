@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import Finished, Runner
+from conftest import TINY_TIMM, Finished, Runner, save_timm
 from helpers import logs
 from helpers.logs import RunOnDisk
 from PIL import Image
@@ -355,6 +355,80 @@ def test_resume_refuses_a_folder_that_changed(infer: Runner, tiny_timm: Path, mo
     assert "is of another run (images_sha256, batches differ)" in finished.stderr
 
 
+@pytest.mark.parametrize(("suffix", "read"), READERS)
+def test_a_file_of_pooled_features_says_so(
+    infer: Runner, tiny_timm: Path, suffix: str, read: Callable[[Path], Features]
+) -> None:
+    arguments = ("--model", tiny_timm, *CPU, "--output")
+    assert infer(*arguments, f"logits{suffix}").code == 0
+    assert infer(*arguments, f"pooled{suffix}", "--features", "pooled").code == 0
+    (logits, of_logits), (pooled, of_pooled) = read(Path(f"logits{suffix}")), read(Path(f"pooled{suffix}"))
+    assert (of_logits.shape, of_pooled.shape) == ((1, 10), (1, 64))
+    assert (logits["embedding_is"], pooled["embedding_is"]) == ("output of the head", "CLS token")
+    assert ("features" in logits, pooled["features"]) == (False, "pooled")
+    assert logits["weights_sha256"] == pooled["weights_sha256"]
+
+
+KINDS = [("embedding", "pooled"), ("pooled", "embedding")]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npy"])
+@pytest.mark.parametrize(("first", "then"), KINDS)
+def test_resume_refuses_a_finished_file_of_the_other_features(
+    first: str, then: str, suffix: str, infer: Runner, tiny_timm: Path
+) -> None:
+    arguments = ("--model", tiny_timm, *CPU, "--output", f"f{suffix}", "--features")
+    assert infer(*arguments, first).code == 0
+    before = Path(f"f{suffix}").read_bytes()
+    finished = infer(*arguments, then, "--resume")
+    assert finished.code == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith(f"error: --resume: f{suffix} is finished, with --features {first}, not {then}")
+    assert "is finished: there is nothing to resume" in infer(*arguments, first, "--resume").stdout
+    assert Path(f"f{suffix}").read_bytes() == before
+    assert infer(*arguments, then).code == 0  # without --resume it is made again
+    assert Path(f"f{suffix}").read_bytes() != before
+
+
+@pytest.mark.parametrize(("first", "then"), KINDS)
+def test_resume_refuses_parts_of_other_features(
+    first: str, then: str, infer: Runner, tiny_timm: Path, tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model whose embedding is its pooled features they are the same."""
+    from common.features import files
+
+    for model in (tiny_timm, tiny_vit):
+        arguments = ("--model", model, *CPU, "--output", "f.npy", "--features")
+        with monkeypatch.context() as patch:
+            patch.setattr(files.FeatureParts, "join", lambda parts, about: sys.exit(9))
+            assert infer(*arguments, first).code == 9
+        finished = infer(*arguments, then, "--resume")
+        if model == tiny_timm:
+            assert finished.code == 2
+            assert "is of another run (embedding_is differ)" in finished.stderr
+        else:
+            assert "Resumed: 1 of 1 parts are there" in finished.stdout
+            assert json.loads(Path("f.json").read_text()).get("features", "embedding") == then
+
+
+@pytest.mark.parametrize(("name", "content"), [("f.npy", None), ("f.safetensors", b"half a file"), ("f.npy", b"[]")])
+def test_a_file_that_does_not_say_its_features_has_the_default(name: str, content: bytes | None, infer: Runner) -> None:
+    Path(name).write_bytes(content or b"")
+    if content:
+        Path(name).with_suffix(".json").write_bytes(content)
+    assert infer(*DEMO, "--output", name, "--resume").code == 0
+    assert infer(*DEMO, "--output", name, "--resume", "--features", "pooled").code == 2
+
+
+def test_pooled_features_that_there_are_not_are_refused_before_images_are_read(infer: Runner, tmp_path: Path) -> None:
+    folder = save_timm(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps({**TINY_TIMM, "model_args": {"global_pool": ""}}))
+    Path("broken.png").write_text("no image")
+    finished = infer("--model", folder, *CPU, "--image", "broken.png", "--features", "pooled")
+    assert finished.code == 2
+    assert finished.stderr == "error: VisionTransformer has no pooled features: it was built without a pooling\n"
+
+
 def test_a_damaged_image_in_a_folder_is_left_out_named_and_counted(infer: Runner, tiny_timm: Path) -> None:
     for name in ("a", "c"):
         noise(Path(f"photos/{name}.png"), seed=0)
@@ -442,6 +516,7 @@ USAGE = {
     "features of an unknown kind": (("--output", "features.csv"), "features.csv"),
     "features of no kind": (("--output", "features"), "features"),
     "batch size 0": (("--batch-size", "0"), "--batch-size"),
+    "features of no name": (("--features", "logits"), "--features"),
     "topk 0": (("--topk", "0"), "--topk"),
     "batch size in words": (("--batch-size", "two"), "--batch-size"),
     "device of no kind": (("--device", "npu:x"), "npu:N"),

@@ -23,9 +23,9 @@ TIMM_SIZE = 160  # of timm's smallest models
 State = dict[str, Tensor]
 
 
-def load(model: object, weights: object = None, input_size: int | None = None) -> Encoder:
-    choice = ModelChoice(str(model), None if weights is None else str(weights), input_size=input_size)
-    return loading.load_encoder(choice)
+def load(model: object, weights: object = None, input_size: int | None = None, pooled: bool = False) -> Encoder:
+    path = None if weights is None else str(weights)
+    return loading.load_encoder(ModelChoice(str(model), path, input_size=input_size, pooled=pooled))
 
 
 def pixels(encoder: Encoder, seed: int = 0) -> Tensor:
