@@ -65,6 +65,9 @@ GIVEN = (
 # Options of classes that build an encoder with or without a part that has weights.
 POOLER = "add_pooling_layer"
 OPTIONAL_PARTS = {POOLER: "pooler.", "expand_output": "conv_1x1_exp."}
+# The keys of a config that choose an implementation of attention, and those that are torch's and transformers' own.
+ATTENTION = ("attn_implementation", "_attn_implementation")
+OWN_ATTENTION = ("eager", "sdpa")
 CLS_TOKENS = ("cls_token", "class_embedding", "class_token")
 OTHER_LEADING_TOKENS = ("register_tokens", "distillation_token", "reg_token")
 # What transformers raises where an input is missing or has another shape; a device's failure is a RuntimeError.
@@ -393,15 +396,15 @@ def _from_pretrained(
     A prefix that all names share is taken away where they fit without it. transformers maps safetensors itself. What
     torch.save wrote is read here: it may lie in a training script's entry.
     """
-    mapped = all(weights.is_safetensors(file) for file in files)
-    state = None if mapped else weights.read_state(files)
+    mapped = all(weights.is_safetensors(file) for file in files) and not weights.wrapped(weights.read_keys(files))
+    state, changes = (None, []) if mapped else weights.unwrapped(weights.read_state(files))
     built, report = _load_renamed(model_class, folder, files, state, options, "")
     if not report.faults:
-        return built, report
+        return built, replace(report, changes=changes)
     for prefix in weights.shared_prefixes(weights.read_keys(files) if state is None else state):
         other, of_other = _load_renamed(model_class, folder, files, state, options, prefix)
         if not of_other.faults:
-            return other, replace(of_other, changes=[f"the prefix {prefix} of all names is taken away"])
+            return other, replace(of_other, changes=[*changes, f"the prefix {prefix} of all names is taken away"])
     return built, report
 
 
@@ -530,8 +533,21 @@ def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) 
 
 
 def _write_config(path: Path, config: dict[str, Any]) -> None:
-    """Without what asks for code beside it: for a model that transformers knows itself, that is none that is needed."""
-    path.write_text(json.dumps({key: value for key, value in dict(config).items() if key != "auto_map"}))
+    path.write_text(json.dumps(_of_the_model(config)))
+
+
+def _of_the_model(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what is none of the model's, at any level: how whoever saved it computed, or asks that it be loaded.
+
+    That is code beside it, which a model that transformers knows itself does not need; an attention that a package or a
+    hub would have to bring; the quantisation that its weights had before: those that have it still are refused.
+    """
+    kept = {
+        key: _of_the_model(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in ("auto_map", "quantization_config")
+    }
+    return {key: value for key, value in kept.items() if key not in ATTENTION or value in OWN_ATTENTION}
 
 
 def _stage_preprocessing(folder: Path, checkpoint: Checkpoint, config: Any) -> str:

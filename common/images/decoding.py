@@ -124,7 +124,7 @@ def _upright(file: Image.Image) -> Image.Image:
     """
     file.load()  # a TIFF turns itself
     try:
-        turn = TURNS.get(file.getexif().get(ORIENTATION))
+        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
     except Exception:  # metadata from elsewhere can make Pillow raise anything
         return file
     return file if turn is None else file.transpose(turn)
