@@ -203,6 +203,7 @@ def load(model: str, checkpoint: Checkpoint, seed: int, input_size: int | None =
         module, name = _module_of(built, input_size)
         preprocess, settings = _preprocessor(folder, name, input_size)
         embedding_is = try_out(module, name, preprocess.input_size, input_size)
+        notes = [*notes, *_unseen(built, preprocess.input_size)]
     encoder = Encoder(
         model=model,
         library="transformers",
@@ -240,6 +241,19 @@ def _module_of(model: Any, input_size: int | None) -> tuple[TransformersModule |
     if issubclass(type(model), _VisionTower):
         return VisionTowerModule(model, sized), f"{name}.{TOWER}"
     return TransformersModule(model, sized), name
+
+
+def _unseen(model: nn.Module, input_size: list[int]) -> list[str]:
+    """A note where the patches do not fill an image of `input_size` [3, H, W]: what is left over is cut off unseen."""
+    for parent in model.modules():
+        pads = hasattr(parent, "maybe_pad")  # Swin's and its kin's
+        for each in parent.children():
+            if isinstance(each, nn.Conv2d) and each.in_channels == 3 and each.kernel_size == each.stride and not pads:
+                (height, width), (high, wide) = input_size[1:], each.kernel_size
+                if height % high or width % wide:
+                    patches = f"patches of {high} x {wide} pixels do not fill {height} x {width}"
+                    return [f"{patches}: the last {height % high} rows and {width % wide} columns are not seen"]
+    return []
 
 
 @contextmanager
