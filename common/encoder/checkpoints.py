@@ -185,7 +185,10 @@ def _find_library(named: Named, folder: Path | None, where: str = "") -> str:
         if named.of_timm or named.model in CARRIED_CONFIGS:
             return "timm" if named.of_timm else "transformers"
         raise UserError(f"{named.model} needs its config.json beside the weights: --weights names a snapshot folder")
-    if where and not (folder / "config.json").is_file():
+    has_config = (folder / "config.json").is_file()
+    if not has_config and (folder / hubs.ADAPTER).is_file():
+        raise UserError(f"{where or folder} holds an adapter ({hubs.ADAPTER}) and no model: {hubs.MERGE}")
+    if where and not has_config:
         others = sorted(path.name for path in folder.glob("*.json"))
         raise UserError(
             f"{where} has no config.json, so it is no model of timm or transformers (it has {others or 'none'})"
@@ -229,6 +232,8 @@ def _weight_files(folder: Path) -> list[Path]:
             raise UserError(f"{folder} lacks {name}, or it is no regular file")
     for index in hubs.unused_indexes(folder, names):
         launch.warn(f"{names[0]} is read, which is whole; {index} beside it is passed over")
+    if (folder / hubs.ADAPTER).is_file():
+        launch.warn(f"{names[0]} is read without the adapter beside it; where it is not merged yet, {hubs.MERGE}")
     return [folder / name for name in names]
 
 

@@ -22,6 +22,8 @@ SAFETENSORS = (".safetensors",)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")  # what torch.save writes
 # What lies beside an encoder's weights and holds others: of training, of adapters; and the same in OpenCLIP's names.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|adapter_model)[._].*")
+ADAPTER = "adapter_config.json"  # of PEFT's: it changes weights that lie elsewhere
+MERGE = "merge it into its model once, in Python: PeftModel's merge_and_unload(), then save_pretrained"
 OPEN_CLIP = re.compile(r"open_clip_.*")
 SHARD = re.compile(r".*-\d+-of-\d+\.\w+")
 
@@ -118,6 +120,8 @@ def _whole_files(names: Collection[str], endings: tuple[str, ...]) -> list[str]:
 
 
 def _no_weights(names: Collection[str], where: str) -> str:
+    if ADAPTER in names:
+        return f"{where} holds an adapter ({ADAPTER}) and not the weights that it changes: {MERGE}"
     shards = [name for name in sorted(names) if SHARD.fullmatch(name) and _is_weights(name)]
     if shards:
         return f"{where} has {shards[0]}, a shard, but no index of the shards ({INDEX} or {PICKLE_INDEX})"

@@ -53,6 +53,7 @@ def fit(built: nn.Module, state: State, build: Callable[..., nn.Module], input_s
     if input_size is not None:
         architecture += f" at {input_size} x {input_size}"
     heads = functools.cache(partial(_keys_of_heads, built, build))
+    state, changes = weights.unwrapped(state)
     found = min(_candidates(built, state, heads), key=lambda fitted: fitted.report.faults)
     found.report.require_fit(architecture, source)
     if found.other_kernels:
@@ -69,7 +70,7 @@ def fit(built: nn.Module, state: State, build: Callable[..., nn.Module], input_s
             f"{source} holds weights of another input size than {architecture}'s: {weights.some_of(found.resampled)}; "
             "--input-size N runs the model at that size, or resamples them to the one that you name"
         )
-    return found
+    return replace(found, report=replace(found.report, changes=[*changes, *found.report.changes]))
 
 
 def _candidates(built: nn.Module, state: State, heads: Callable[[], set[str]]) -> Iterator[Fitted]:

@@ -67,6 +67,9 @@ GIVEN = (
 # Options of classes that build an encoder with or without a part that has weights.
 POOLER = "add_pooling_layer"
 OPTIONAL_PARTS = {POOLER: "pooler.", "expand_output": "conv_1x1_exp."}
+# The keys of a config that choose an implementation of attention, and those that are torch's and transformers' own.
+ATTENTION = ("attn_implementation", "_attn_implementation")
+OWN_ATTENTION = ("eager", "sdpa")
 CLS_TOKENS = ("cls_token", "class_embedding", "class_token")
 OTHER_LEADING_TOKENS = ("register_tokens", "distillation_token", "reg_token")
 # What transformers raises where an input is missing or has another shape; a device's failure is a RuntimeError.
@@ -204,6 +207,7 @@ def load(model: str, checkpoint: Checkpoint, wanted: ModelChoice) -> Encoder:
         module, name = _module_of(built, wanted.input_size, unprojected=bool(gone))
         preprocess, settings = _preprocessor(folder, name, wanted.input_size)
         embedding_is = try_out(module, name, preprocess.input_size, wanted.input_size)
+        notes = [*notes, *_unseen(built, preprocess.input_size)]
     encoder = Encoder(
         model=model,
         library="transformers",
@@ -253,6 +257,19 @@ def _module_of(
     if unprojected or issubclass(type(model), _VisionTower):
         return VisionTowerModule(model, sized), f"{name}.{TOWER}"
     return TransformersModule(model, sized), name
+
+
+def _unseen(model: nn.Module, input_size: list[int]) -> list[str]:
+    """A note where the patches do not fill an image of `input_size` [3, H, W]: what is left over is cut off unseen."""
+    for parent in model.modules():
+        pads = hasattr(parent, "maybe_pad")  # Swin's and its kin's
+        for each in parent.children():
+            if isinstance(each, nn.Conv2d) and each.in_channels == 3 and each.kernel_size == each.stride and not pads:
+                (height, width), (high, wide) = input_size[1:], each.kernel_size
+                if height % high or width % wide:
+                    patches = f"patches of {high} x {wide} pixels do not fill {height} x {width}"
+                    return [f"{patches}: the last {height % high} rows and {width % wide} columns are not seen"]
+    return []
 
 
 @contextmanager
@@ -409,15 +426,15 @@ def _from_pretrained(
     A prefix that all names share is taken away where they fit without it. transformers maps safetensors itself. What
     torch.save wrote is read here: it may lie in a training script's entry.
     """
-    mapped = all(weights.is_safetensors(file) for file in files)
-    state = None if mapped else weights.read_state(files)
+    mapped = all(weights.is_safetensors(file) for file in files) and not weights.wrapped(weights.read_keys(files))
+    state, changes = (None, []) if mapped else weights.unwrapped(weights.read_state(files))
     built, report = _load_renamed(model_class, folder, files, state, options, "")
     if not report.faults:
-        return built, report
+        return built, replace(report, changes=changes)
     for prefix in weights.shared_prefixes(weights.read_keys(files) if state is None else state):
         other, of_other = _load_renamed(model_class, folder, files, state, options, prefix)
         if not of_other.faults:
-            return other, replace(of_other, changes=[f"the prefix {prefix} of all names is taken away"])
+            return other, replace(of_other, changes=[*changes, f"the prefix {prefix} of all names is taken away"])
     return built, report
 
 
@@ -546,8 +563,21 @@ def _stage_config_and_weights(folder: Path, model: str, checkpoint: Checkpoint) 
 
 
 def _write_config(path: Path, config: dict[str, Any]) -> None:
-    """Without what asks for code beside it: for a model that transformers knows itself, that is none that is needed."""
-    path.write_text(json.dumps({key: value for key, value in dict(config).items() if key != "auto_map"}))
+    path.write_text(json.dumps(_of_the_model(config)))
+
+
+def _of_the_model(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what is none of the model's, at any level: how whoever saved it computed, or asks that it be loaded.
+
+    That is code beside it, which a model that transformers knows itself does not need; an attention that a package or a
+    hub would have to bring; the quantisation that its weights had before: those that have it still are refused.
+    """
+    kept = {
+        key: _of_the_model(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in ("auto_map", "quantization_config")
+    }
+    return {key: value for key, value in kept.items() if key not in ATTENTION or value in OWN_ATTENTION}
 
 
 def _stage_preprocessing(folder: Path, checkpoint: Checkpoint, config: Any) -> str:

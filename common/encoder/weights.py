@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -23,6 +24,8 @@ from common.errors import UserError, first_line
 from common.stand_ins import stand_in
 
 WEIGHTS = ("weight", "bias")
+# What torch.compile, activation checkpointing and FSDP put before the names of a module's weights.
+WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 NAMED_KEYS = 3  # how many of the keys that do not fit an error names
 READ_BYTES = 32 * 1024 * 1024  # at once: between two reads a thread waits for Python's lock, some 5 ms
 SEND_BYTES = 8 * READ_BYTES
@@ -201,6 +204,23 @@ def shared_prefixes(keys: Iterable[str]) -> Iterator[str]:
             return
         prefix += first + dot
         yield prefix
+
+
+def wrapped(keys: Iterable[str]) -> bool:
+    """Whether some of the modules were wrapped when they were saved, or some more often than others.
+
+    What wraps all of them is a prefix of all names.
+    """
+    return len({len(WRAPPERS.findall(key)) for key in keys}) > 1
+
+
+def unwrapped(state: State) -> tuple[State, list[str]]:
+    """The weights by the names that they have without wrappers, and what is to be said of that."""
+    bare = {WRAPPERS.sub("", key): value for key, value in state.items()}
+    if not wrapped(state) or len(bare) < len(state):  # some are there with and without
+        return state, []
+    found = sorted({name for key in state for name in WRAPPERS.findall(key)})
+    return bare, [f"the wrappers {', '.join(found)} are taken out of the names"]
 
 
 def _described(tensor: Tensor) -> str:

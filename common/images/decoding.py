@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common.cli import environment
 from common.cli.options import ImageChoice
@@ -24,6 +24,17 @@ from common.stand_ins import stand_in
 SMALLEST_CROP = 0.5  # of the image's width and height
 MAX_ASPECT_RATIO = 500  # the short side is resized to the model's size: a longer image would take gigabytes
 PROGRAMS = ("EPS",)  # which a PostScript interpreter would run
+ORIENTATION = 274  # a tag of EXIF
+# By its values, how an image becomes upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 NEW_SUBFILE_TYPE, PREVIEW = 254, 1  # a tag of TIFF, and the bit of a reduced-resolution version of another image
 # What Pillow's decoders raise for damaged files, beside the errors that it documents.
 DECODING_ERRORS = (
@@ -66,7 +77,7 @@ class Sample:
             with warnings.catch_warnings(action="ignore"), Image.open(self.path) as file:
                 _require_fit(self.path, file)
                 stored = Stored.of(file)
-                image = modes.to_rgb(ImageOps.exif_transpose(file), stored)
+                image = modes.to_rgb(_upright(file), stored)
                 frames = _count_frames(file)
         except DECODING_ERRORS as error:
             instead = stand_in(self.path)
@@ -104,6 +115,19 @@ def _require_fit(path: Path, file: Image.Image) -> None:
         raise ImageError(path, f"is {width} x {height}, more than {MAX_ASPECT_RATIO} times as long as wide")
     if getattr(file, "tag_v2", {}).get(NEW_SUBFILE_TYPE) == PREVIEW:
         raise ImageError(path, f"holds a preview of another image first, {width} x {height}, as raw photos do")
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """Turned by its EXIF orientation, of which no more is read: what else is broken there concerns no pixel.
+
+    (Pillow's own `exif_transpose` writes all of the EXIF anew, and fails at what can't be written.)
+    """
+    file.load()  # a TIFF turns itself
+    try:
+        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
+    except Exception:  # metadata from elsewhere can make Pillow raise anything
+        return file
+    return file if turn is None else file.transpose(turn)
 
 
 def _count_frames(file: Image.Image) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from common.log.framing import MARKER
 
@@ -20,6 +21,14 @@ OTHER_ARCHIVES = {b"PK\x03\x04": "zip", b"\xfd7zX": "xz", b"BZh": "bzip2", b"\x2
 BYTE_ORDERS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 SWAPPED = {"utf-16-le": "utf-16-be", "utf-16-be": "utf-16-le"}
 WORD = MARKER.strip().encode()
+# A line of a container's output as its runtime keeps it: in JSON (Docker's json-file), or after a time (CRI).
+IN_JSON = re.compile(
+    rb'(?P<head>\{"log":\s?")(?P<text>(?:[^"\\]++|\\.)*+)(?P<tail>".*?"stream":\s?"(?P<stream>\w+)".*)', re.DOTALL
+)
+IN_CRI = re.compile(
+    rb"(?P<head>\S+ (?P<stream>stdout|stderr) (?P<tag>[PF])(?::\S*)? )(?P<text>[^\r\n]*)(?P<tail>\r?\n?)", re.DOTALL
+)
+LAST_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\n\Z")  # the line's end
 MIXED = "appended to another: give each log as a file of its own"
 
 
@@ -37,13 +46,36 @@ def lines_of(file: io.BufferedReader) -> Iterator[bytes]:
         if head.startswith(magic):
             raise UnreadableRecordError(f"it is compressed by {name}: give it unpacked, or by gzip")
     if not head.startswith(GZIP):
-        yield from _text_lines(file)
+        yield from _joined(_text_lines(file))
         return
     try:
         with gzip.open(file) as unpacked:
-            yield from _text_lines(io.BufferedReader(unpacked))
+            yield from _joined(_text_lines(io.BufferedReader(unpacked)))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableRecordError(f"its gzip is cut or damaged, or has other text behind it: {error}") from None
+
+
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, those put together that a container's runtime has cut into parts of 16 KiB.
+
+    Where a part stood that is not the last there is an empty line: the others keep their numbers.
+    """
+    begun: dict[bytes, tuple[bytes, bytes]] = {}  # by stream: what there is of a line, and how its last part ended
+    for number, line in enumerate(lines, start=1):
+        part = IN_JSON.match(line) or IN_CRI.match(line)
+        if part is None:
+            yield line
+            continue
+        before, _ = begun.pop(part["stream"], (part["head"], b""))
+        text = before + part["text"]
+        if len(text) > LONGEST_LINE:
+            raise UnreadableRecordError(f"line {number} and the parts before it are longer than {LONGEST_LINE} bytes")
+        if part["tag"] == b"P" if part.re is IN_CRI else not LAST_IN_JSON.search(part["text"]):
+            begun[part["stream"]] = text, part["tail"]
+            yield b""
+        else:
+            yield text + part["tail"]
+    yield from (text + tail for text, tail in begun.values())
 
 
 def _text_lines(file: io.BufferedReader) -> Iterator[bytes]:

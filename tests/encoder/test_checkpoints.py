@@ -206,6 +206,7 @@ def index_of(*names: str) -> str:
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 BIN_SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+ADAPTER = "adapter_config.json"
 LEFT_OVER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "scaler.pt")
 CHOICES: dict[str, tuple[dict[str, str], list[str]]] = {
     "the whole file": ({WHOLE: ""}, [WHOLE]),
@@ -246,6 +247,7 @@ NO_CHOICES: dict[str, tuple[dict[str, str], str]] = {
     "TensorFlow's": ({"tf_model.h5": ""}, "(it has tf_model.h5, which is not read)"),
     "Flax's": ({"flax_model.msgpack": ""}, "(it has flax_model.msgpack, which is not read)"),
     "NumPy's": ({"vit_base.npz": ""}, "(it has vit_base.npz, which is not read)"),
+    "PEFT's": ({ADAPTER: "{}", "adapter_model.safetensors": ""}, "and not the weights that it changes: merge it"),
     "several": ({"a.safetensors": "", "b.safetensors": ""}, "has 2 files of weights (a.safetensors, b.safetensors)"),
     "several pickles": ({"a.pth": "", "b.pt": ""}, "--weights FILE names one"),
     "what is left of training": (dict.fromkeys(LEFT_OVER, ""), "has no weights"),
@@ -285,6 +287,22 @@ def test_an_index_beside_a_whole_file_is_passed_over_with_a_line(
         require_same(load(model), load(folder))
         told = f"warning: {WHOLE} is read, which is whole; {INDEX} beside it is passed over\n"
         assert capsys.readouterr().err == told
+
+
+def test_an_adapter_is_never_passed_over_without_a_line(
+    tmp_path: Path, tiny_timm: Path, tiny_vit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It lies beside weights that it changes, or that it has been merged into: nothing in the folder says which."""
+    for folder in (tiny_timm, tiny_vit):
+        model = shutil.copytree(folder, tmp_path / folder.name)
+        (model / ADAPTER).write_text('{"peft_type": "LORA"}')
+        (model / "adapter_model.safetensors").write_bytes(b"")
+        require_same(load(model), load(folder))
+        told = capsys.readouterr().err
+        assert told.startswith(f"warning: {WHOLE} is read without the adapter beside it; ")
+        assert told.count("\n") == 1
+        (model / "config.json").unlink()
+        assert f"holds an adapter ({ADAPTER}) and no model: merge it" in refusal(model)
 
 
 def test_an_index_that_is_used_or_of_no_concern_is_no_matter_for_a_line(

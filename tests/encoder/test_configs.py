@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
-from helpers.checkpoints import edit_config, load, save_class, save_timm_model, timm_model
+from helpers.checkpoints import (
+    edit_config,
+    embed,
+    load,
+    pixels,
+    rewrite,
+    save_class,
+    save_timm_model,
+    timm_model,
+)
 from helpers.transformers_families import TEXT, VIT
 
 from common.errors import UserError
@@ -133,6 +143,43 @@ def test_a_config_as_the_hubs_have_it_gives_its_own_model(name: str, tmp_path: P
         expected = sum(each.numel() for key, each in made.named_parameters() if not key.startswith("pooler."))
     assert encoder.params == expected
     assert encoder.input_size[1] in (32, 64, 224)
+
+
+# What a config.json may ask of whoever loads it, of which nothing is the model's.
+REQUESTS: dict[str, dict[str, Any]] = {
+    "an attention of a package": {"_attn_implementation": "flash_attention_2"},
+    "the same as it is written by hand": {"attn_implementation": "flash_attention_2"},
+    "an attention of a hub": {"attn_implementation": "kernels-community/flash-attn2"},
+    "torch's attention": {"_attn_implementation": "sdpa"},
+    "no special attention": {"attn_implementation": "eager"},
+    "a quantisation that was undone": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    "another": {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}},
+    "another that needs a package": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_config_decides_what_is_computed_and_not_by_what(name: str, tmp_path: Path) -> None:
+    """The model is the one that was saved, with its floats, and asks for no package."""
+    model = save_class(tmp_path / "vit", "ViTModel", "vit", **VIT)
+    edit_config(tmp_path / "vit", **REQUESTS[name])
+    towers = save_class(tmp_path / "clip", "CLIPModel", "clip", vision_config=VIT, text_config=TEXT, projection_dim=24)
+    vision = json.loads((tmp_path / "clip" / "config.json").read_text())["vision_config"]
+    edit_config(tmp_path / "clip", vision_config={**vision, **REQUESTS[name]})
+    for folder, own in (("vit", model), ("clip", towers.vision_model)):
+        encoder = load(tmp_path / folder)
+        with torch.inference_mode():
+            expected = own(pixels(encoder)).pooler_output
+            expected = towers.visual_projection(expected) if folder == "clip" else expected
+            torch.testing.assert_close(embed(encoder, pixels(encoder)), expected)
+
+
+def test_weights_that_are_quantised_still_are_refused(tmp_path: Path) -> None:
+    save_class(tmp_path, "ViTModel", "vit", **VIT)
+    edit_config(tmp_path, **REQUESTS["a quantisation that was undone"])
+    rewrite(tmp_path, {"embeddings.patch_embeddings.projection.weight": torch.zeros(9, dtype=torch.uint8)})
+    with pytest.raises(UserError, match="holds quantised weights, which are not read"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "key"), [("Swin, with what follows from its depths", "path_norm")])

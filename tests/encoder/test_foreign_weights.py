@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from helpers.checkpoints import (
     timm_model,
 )
 from helpers.transformers_families import STAGES, TOWERS, VIT
+from safetensors.torch import load_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from common.encoder import weights
@@ -94,6 +96,42 @@ def test_the_prefixes_that_names_share() -> None:
     assert list(weights.shared_prefixes(["a", "a.b"])) == []
     assert list(weights.shared_prefixes(["a.b"])) == ["a."]
     assert list(weights.shared_prefixes([])) == []
+
+
+# What is around the modules of each block when they are saved, by the names of torch's own wrappers.
+WRAPPED = {
+    "compiled one by one": "_orig_mod.",
+    "recomputed in the backward pass": "_checkpoint_wrapped_module.",
+    "sharded": "_fsdp_wrapped_module.",
+    "recomputed and compiled": "_checkpoint_wrapped_module._orig_mod.",
+}
+
+
+@pytest.mark.parametrize("whole", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("how", WRAPPED)
+def test_wrappers_of_some_modules_are_taken_out_of_the_names(how: str, whole: str, tmp_path: Path) -> None:
+    """The outputs are those of the models that were saved."""
+    own = timm_model(num_classes=10)
+    save_timm_model(tmp_path / "timm", own)
+    other = save_class(tmp_path / "transformers", "ViTModel", "vit", **VIT)
+    for folder, model in ((tmp_path / "timm", own), (tmp_path / "transformers", other)):
+        state = load_file(folder / WEIGHTS)
+        blocks = re.compile(r"^((?:blocks|layers|encoder\.layer)\.\d+\.)")
+        assert sum(bool(blocks.match(key)) for key in state) > len(state) / 2
+        save_state(folder / WEIGHTS, {whole + blocks.sub(rf"\1{WRAPPED[how]}", key): state[key] for key in state})
+        encoder = load(folder)
+        with torch.inference_mode():
+            output = model(pixels(encoder))
+            expected = output if model is own else output.pooler_output
+            torch.testing.assert_close(embed(encoder, pixels(encoder)), expected)
+        assert re.fullmatch(r"the wrappers (_\w+\.(, )?)+ are taken out of the names", encoder.keys.changes[0])
+
+
+def test_weights_with_and_without_a_wrapper_are_refused(tmp_path: Path) -> None:
+    folder = save_timm_model(tmp_path, timm_model())
+    rewrite(folder, {"blocks.0._orig_mod.norm1.weight": torch.zeros(64)})
+    with pytest.raises(UserError, match=r"1 unexpected: blocks\.0\._orig_mod\.norm1\.weight"):
+        load(folder)
 
 
 # ----------------------------------------------------------------------------------------------------- the counters

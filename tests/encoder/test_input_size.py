@@ -135,6 +135,36 @@ def test_a_text_tower_is_not_asked_for_a_size(tmp_path: Path) -> None:
         torch.testing.assert_close(embed(encoder, pixels(encoder)), model.visual_projection(vision))
 
 
+DINOV2 = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "image_size": 32}
+SOME_LEFT = {**VIT, "image_size": 38}
+# A class with its type and sizes, the size that is asked for, and how many rows and columns are left over.
+LEFT_OVER: dict[str, tuple[str, str, dict[str, Any], int | None, int]] = {
+    "a size that patches fill": ("Dinov2Model", "dinov2", DINOV2, 40, 0),
+    "a size that they do not": ("Dinov2Model", "dinov2", DINOV2, 36, 4),
+    "the model's own": ("ViTModel", "vit", SOME_LEFT, None, 6),
+    "a tower's own": (
+        "CLIPModel", "clip", {"vision_config": SOME_LEFT, "text_config": TEXT, "projection_dim": 24}, None, 6),
+    "a convolutional stem": ("ConvNextModel", "convnext", CONVNEXT, 67, 3),
+    "filled up": ("SwinModel", "swin", SWIN, 66, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_what_patches_leave_over_of_an_image_is_told(name: str, tmp_path: Path) -> None:
+    """It makes no difference to the embedding, and all else does."""
+    class_name, model_type, sizes, asked, left = LEFT_OVER[name]
+    save_class(tmp_path, class_name, model_type, preprocessing(38 if asked is None else 32), **sizes)
+    encoder = load(tmp_path, input_size=asked)
+    told = [note for note in encoder.notes if "do not fill" in note]
+    assert [f"the last {left} rows and {left} columns are not seen" in note for note in told] == [True] * bool(left)
+    whole = pixels(encoder)
+    for lost, same in ((left, True), (left + 1, False)):
+        cut = whole.clone()
+        cut[:, :, whole.shape[2] - lost :] = cut[:, :, :, whole.shape[3] - lost :] = 0
+        assert torch.equal(embed(encoder, cut), embed(encoder, whole)) is same
+
+
 # --------------------------------------------------------------------------------------------------------------- timm
 @pytest.mark.parametrize(
     ("architecture", "side"),

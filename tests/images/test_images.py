@@ -257,6 +257,40 @@ def test_the_exif_orientation_of_a_jpeg_turns_its_size(tmp_path: Path) -> None:
     assert Sample("a.jpg", tmp_path / "a.jpg").load().size == (20, 40)
 
 
+def exif(*entries: tuple[int, int, int, bytes], behind: bytes = b"") -> bytes:
+    """An EXIF of one directory, by TIFF's specification: entries of tag, type, count and value."""
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return b"Exif\0\0" + head + packed + struct.pack("<I", 0) + behind
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))  # a quarter clockwise
+BEHIND = struct.pack("<I", 8 + 2 + 2 * 12 + 4)  # where what follows two entries begins
+# What an EXIF holds beside or in place of an orientation, and whether it still says to turn the image.
+BROKEN: dict[str, tuple[bytes, bool]] = {
+    "a resolution below zero": (exif(TURNED, (0x011A, 10, 1, BEHIND), behind=struct.pack("<ii", -1, 0)), True),
+    "a resolution of nothing": (exif(TURNED, (0x011A, 5, 1, BEHIND), behind=struct.pack("<II", 0, 0)), True),
+    "a compression below zero": (exif(TURNED, (0x0103, 9, 1, struct.pack("<i", -5))), True),
+    "a value beyond its end": (exif(TURNED, (0x011A, 5, 1, struct.pack("<I", 60000))), True),
+    "a place that is no directory": (exif(TURNED, (0x8825, 2, 4, b"gps\0")), True),
+    "its beginning twice": (b"Exif\0\0" + exif(TURNED), True),
+    "an orientation that is none": (exif((0x0112, 3, 1, struct.pack("<HH", 9, 0))), False),
+    "an orientation in letters": (exif((0x0112, 2, 4, b"six\0")), False),
+    "no directory": (b"Exif\0\0nothing of TIFF", False),
+    "nothing": (b"Exif\0\0", False),
+    "a cut directory": (exif(TURNED)[:20], False),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_exif_costs_no_image(name: str, tmp_path: Path) -> None:
+    """Its pixels are whole. Pillow's own exif_transpose fails where it can't write the rest of the EXIF anew."""
+    broken, turned = BROKEN[name]
+    Image.fromarray(np.arange(1800, dtype=np.uint8).reshape(20, 30, 3)).save(tmp_path / "a.jpg", exif=broken)
+    stored = np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"))
+    assert np.array_equal(pixels(tmp_path / "a.jpg"), np.rot90(stored, -1) if turned else stored)
+
+
 @pytest.mark.parametrize(
     ("mode", "stored", "name", "decoded"),
     [

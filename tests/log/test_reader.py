@@ -249,6 +249,48 @@ def test_a_file_is_read_in_the_encodings_of_tee_and_of_archives(tmp_path: Path, 
     assert (run.problems, len(run.events)) == ([], 5)
 
 
+def by_docker(text: str, size: int) -> bytes:
+    """As Docker's json-file keeps a container's output: of a line that is longer than its buffer several objects."""
+    pieces = [line[at : at + size] for line in text.splitlines(True) for at in range(0, len(line), size)]
+    return b"".join(
+        json.dumps({"log": piece, "stream": "stdout", "time": "2026-01-01T00:00:00.1Z"}, separators=(",", ":")).encode()
+        + b'\n{"log":"a warning\\n","stream":"stderr","time":"2026-01-01T00:00:00.2Z"}\n'
+        for piece in pieces
+    )
+
+
+def by_cri(text: str, size: int) -> bytes:
+    """As containerd and CRI-O keep it: a part is marked P, and the last or only one of a line F."""
+    kept = ""
+    for line in text.splitlines():
+        pieces = [line[at : at + size] for at in range(0, len(line), size)] or [""]
+        marks = ["P"] * (len(pieces) - 1) + ["F"]
+        for mark, piece in zip(marks, pieces, strict=True):
+            kept += f"2026-01-01T00:00:00.1+08:00 stdout {mark} {piece}\n"
+            kept += "2026-01-01T00:00:00.2+08:00 stderr F a warning\n"
+    return kept.encode()
+
+
+@pytest.mark.parametrize("size", [20, 100, 16 * 1024])
+@pytest.mark.parametrize("keep", [by_docker, by_cri])
+def test_lines_that_a_container_s_runtime_has_cut_are_put_together(
+    keep: Callable[[str, int], bytes], size: int, tmp_path: Path
+) -> None:
+    """Standard error's lines stand between their parts. A log that ends within a line is read as far as it goes."""
+    with RunLog(tmp_path / "x.log", "accuracy_run.py", ["--image", *["a.jpg"] * 8000]) as log:
+        log.line("a \\n and a \\\\" * 2000)
+        log.record(example(Env))
+        log.record(example(Accuracy))
+    text = (tmp_path / "x.log").read_text()
+    assert max(len(line) for line in text.splitlines() if MARKER in line) > 2 * 16 * 1024
+    (plain,), (kept,) = read(text.encode()), read(keep(text, size))
+    assert (kept.problems, kept.events) == ([], plain.events)
+    assert [run.problems for run in read(keep(text + "@record", size))] == [[]]
+    damaged = keep(text, size) + keep('@record {"run":\n', size)
+    with pytest.raises(UnreadableRecordError, match=f"line {damaged.count(bytes([10])) - 1} holds"):
+        read(damaged)
+
+
 # A whole log, then a second that was killed: what hides the second must be refused, or the first would speak for both.
 MIXTURES: dict[str, tuple[Callable[[str, str], bytes], str]] = {
     "UTF-16 behind UTF-8": (lambda a, b: a.encode() + b.encode("utf-16-le"), "NUL bytes"),
