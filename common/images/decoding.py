@@ -141,8 +141,8 @@ def _count_frames(file: Image.Image) -> int:
 def find_samples(paths: Sequence[Path] | None, log: RunLog | None = None, strict: bool = False) -> list[Sample]:
     """The images of the files and folders that `paths` name, by default one real photo.
 
-    What is passed over in the folders is printed and recorded in `log`. Raises UserError as `finding.search` does, and
-    with `strict` for a folder that can't be searched.
+    What is passed over in the folders is printed and recorded in `log`, and the default printed. Raises UserError as
+    `finding.search` does, and with `strict` for a folder that can't be searched.
     """
     files, passed = finding.search(paths or [default_photo()])
     if strict and passed.closed:
@@ -150,6 +150,8 @@ def find_samples(paths: Sequence[Path] | None, log: RunLog | None = None, strict
         raise UserError(f"the folder {name} can't be searched: {reason}")
     if log:
         passed.report(log)
+        if not paths:
+            log.line(f"Image: {files[0][0]}, the photo that comes with matplotlib; --image names others")
     return [Sample(name, path, found=found) for name, path, found in files]
 
 

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.images import decoding
 from common.images.decoding import Sample, decode_exactly, default_photo, find_samples, sample_exactly
 from common.images.remarks import FRAMES
+from common.log.writer import RunLog
 
 
 def save(path: Path, color: str = "red") -> Path:
@@ -104,6 +105,14 @@ def test_the_default_photo_is_a_real_photo() -> None:
     assert min(photo.shape[:2]) >= 224
     assert len(np.unique(photo.reshape(-1, 3), axis=0)) > 10_000
     assert 1 < np.abs(np.diff(photo.astype(int), axis=1)).mean() < 20
+
+
+def test_which_photo_was_the_default_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path / "x.log", "inference.py", []) as log:
+        (sample,) = find_samples(None, log)
+        assert f"Image: {sample.name}, the photo that comes with matplotlib" in capsys.readouterr().out
+        find_samples([default_photo()], log)
+    assert "Image:" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------- errors
