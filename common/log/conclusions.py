@@ -1,16 +1,17 @@
-"""The diagnosis in words: which cause explains an error, and in which block it arises. Standard library only.
+"""The diagnosis in words: which cause explains an error, in which block it arises, and what a latency is spent on.
 
-It is made of the `cause` and `layer` events: the run prints it in English, the pages have both languages.
+It is made of the `cause`, `layer` and `perf` events: the run prints it in English, the pages have both languages.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from common.log.events import Cause, Layer
+from common.log.events import Cause, Figures, Layer, Perf
 from common.log.figures import percent, share
 from common.log.formulas import rounding_of, size_of
 from common.log.reader import UnjudgeableError
@@ -24,6 +25,7 @@ class Words(NamedTuple):
 
 
 UNEXPLAINED = "unexplained"
+FULL_QUEUE = 2.0  # times the least issue time of all batch sizes: the host does not issue more for more images
 BEFORE = 3.0  # times its own error: then most of what a block's output is off by came with its input
 ATTENTION = "attention"
 CAUSES = {
@@ -160,3 +162,52 @@ def _shown(error: float | None) -> Words:
     if error is None or math.isinf(error):
         return Words("NaN or infinity", "NaN 或无穷大")
     return Words(percent(error), percent(error))
+
+
+def conclude_bound(rows: Sequence[Perf], batch_size: int, compiled: bool) -> Words | None:
+    """What the latency of a batch size is spent on, from all `perf` events of a run, and what helps a slow host.
+
+    None without a queue, or of too few samples: then it is not known.
+    """
+    timed = {row.batch_size: row.timed.figures for row in rows if row.timed}
+    figures = timed.get(batch_size)
+    if figures is None or figures.issue is None or figures.issue.issue_ms is None:
+        return None
+    issue, latency = figures.issue, figures.latency.p50_latency_ms
+    if issue.issue_ms is None or latency is None:
+        return None
+    issued = Words(
+        f"issued in {issue.issue_ms:.3f} of {latency:.3f} ms",
+        f"下发用时 {issue.issue_ms:.3f} ms，时延 {latency:.3f} ms",
+    )
+    least, size = min((each.issue.issue_ms, size) for size, each in timed.items() if each.issue and each.issue.issue_ms)
+    if issue.bound != "device" and issue.issue_ms > FULL_QUEUE * least:
+        return Words(
+            f"{issued.en}, at batch {size} in {least:.3f} ms: it may have waited for a full queue, then the device is "
+            "the limit",
+            f"{issued.zh}，而 batch {size} 仅需 {least:.3f} ms：可能在等待已满的队列，此时瓶颈在设备",
+        )
+    if issue.bound == "device":
+        return Words(f"{issued.en}: the device is the limit", f"{issued.zh}：瓶颈在设备")
+    if issue.bound == "both":
+        return Words(f"{issued.en}: host and device share it", f"{issued.zh}：主机与设备各占一部分")
+    more = _with_more_images(timed, batch_size)
+    helps = Words("", "") if compiled else Words("; --compile may help", "；可尝试 --compile")
+    return Words(
+        f"{issued.en}: the host is the limit{more.en}{helps.en}", f"{issued.zh}：瓶颈在主机下发{more.zh}{helps.zh}"
+    )
+
+
+def _with_more_images(timed: Mapping[int, Figures], batch_size: int) -> Words:
+    """What the next larger batch size costs; nothing to say where there is none, or where it costs as much more."""
+    latencies = {size: figures.latency.p50_latency_ms for size, figures in timed.items()}
+    larger = min((size for size in latencies if size > batch_size), default=batch_size)
+    one, other = latencies[batch_size], latencies[larger]
+    if one is None or other is None or other / one >= larger / batch_size:
+        return Words("", "")
+    more = other / one - 1
+    cost = Words(f"{more:.0%} more time", f"时间多 {more:.0%}") if more > 0 else Words("no more time", "时间不增加")
+    return Words(
+        f"; batch {larger} takes {cost.en} for {larger} images instead of {batch_size}",
+        f"；batch {larger} 处理 {larger} 张图像（而非 {batch_size} 张），{cost.zh}",
+    )

@@ -479,7 +479,11 @@ class Latencies(Event, scripts=[PERF]):
     """batch size and pass"""
 
     batch_size: int
-    pass_: Annotated[str, OneOf(("latency", "throughput", "end_to_end"))]
+    pass_: Annotated[
+        str,
+        OneOf(("latency", "throughput", "end_to_end", "issue")),
+        "the last: of each call of the latency pass the time until it returned, on devices with a queue",
+    ]
     windows: Annotated[Windows, FLAT]
 
 
@@ -509,6 +513,18 @@ class LimitFigures:
 
 
 @declare
+class IssueFigures:
+    """How long the host takes to issue a forward, and what bounds the latency by that; None on a CPU."""
+
+    issue_ms: Annotated[float | None, "median until a call returned, from an idle device; null on a CPU"]
+    bound: Annotated[
+        str | None,
+        OneOf(("host", "both", "device")),
+        "what the latency is spent on: the host where issuing takes 90 % of it or more, the device below 50 %",
+    ]
+
+
+@declare
 class Figures:
     """What follows from the raw samples of a batch size: the checker computes it again."""
 
@@ -516,6 +532,7 @@ class Figures:
     throughput_ips: Annotated[float, "images a second"]
     end_to_end_ips: Annotated[float, "images a second with decoding, preprocessing and the copies"]
     limit: Annotated[LimitFigures, FLAT]
+    issue: Annotated[IssueFigures | None, FLAT] = None
 
 
 @declare

@@ -29,6 +29,11 @@ def three_digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
+def flops(tflops: float) -> str:
+    """A rate of 1e12 operations a second, in the unit that suits it."""
+    return f"{three_digits(tflops)} TFLOP/s" if tflops >= 1 else f"{three_digits(tflops * 1000)} GFLOP/s"
+
+
 def format_metric(name: str, value: float | None) -> str:
     """An accuracy metric, or a bound of one, by its key."""
     form = METRICS.get(name, Metric(form="percent")).form

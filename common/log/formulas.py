@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from common.log.events import (
     Figures,
+    IssueFigures,
     LatencyFigures,
     Limit,
     LimitFigures,
@@ -67,6 +68,7 @@ CONFIDENCE = 0.95
 FEWEST_SAMPLES = 5  # below it not even the median is bounded
 STABLE_SPREAD = 0.1
 MOST_OF_LIMIT = 1.05  # above it a figure is not synchronised, or not computed
+HOST_BOUND, DEVICE_BOUND = 0.9, 0.5  # of the latency: the host's time to issue a call, from and up to which
 STEADY_LIMIT = 0.2  # how far the measurements of a limit may lie apart; beyond, nothing is impossible because of it
 
 
@@ -189,7 +191,12 @@ def throughput_of(windows: Windows, batch_size: int) -> float:
 
 
 def summarize_passes(
-    batch_size: int, latency: Windows, throughput: Windows, end_to_end: Windows, limit: LimitFigures | None = None
+    batch_size: int,
+    latency: Windows,
+    throughput: Windows,
+    end_to_end: Windows,
+    limit: LimitFigures | None = None,
+    issue: IssueFigures | None = None,
 ) -> Figures:
     """The figures of a batch size from the raw samples of its three passes."""
     return Figures(
@@ -197,7 +204,21 @@ def summarize_passes(
         throughput_ips=throughput_of(throughput, batch_size),
         end_to_end_ips=throughput_of(end_to_end, batch_size),
         limit=limit or beside_the_limit(0.0, 0.0, []),
+        issue=issue,
     )
+
+
+def issue_figures(issue: Windows | None, latency: Windows) -> IssueFigures:
+    """What bounds the latency, by the medians (of an even number the lower, as `p50_latency_ms`); None without a queue.
+
+    A full queue makes the host wait for the device: this can't tell, `conclusions.conclude_bound` looks for it.
+    """
+    if issue is None:
+        return IssueFigures(issue_ms=None, bound=None)
+    issue_ms = statistics.median_low(issue.samples_ms)
+    share = issue_ms / statistics.median_low(latency.samples_ms)
+    bound = "host" if share >= HOST_BOUND else "device" if share < DEVICE_BOUND else "both"
+    return IssueFigures(issue_ms=issue_ms, bound=bound)
 
 
 def fastest_ips(batch_size: int, figures: Figures) -> float:

@@ -11,8 +11,9 @@ from torch import nn
 from common.device.ranks import Rank
 from common.errors import first_line
 from common.log import formulas
+from common.log.conclusions import conclude_bound
 from common.log.events import Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
-from common.log.figures import percent
+from common.log.figures import flops, format_figure, percent
 from common.log.writer import RunLog
 from common.performance import limit
 from common.performance.limit import Meter, Work
@@ -41,7 +42,7 @@ def meter_of(running: Session, work: Work | None, batch_size: int) -> Meter | No
 
 def report_limit(log: RunLog, found: Limit) -> None:
     log.line(
-        f"limit {found.phase} the sweep: {found.gemm_tflops:.3f} TFLOP/s in matrix products of the encoder's shapes "
+        f"limit {found.phase} the sweep: {flops(found.gemm_tflops)} in matrix products of the encoder's shapes "
         f"({found.dtype}), spread {found.spread:.1%} over the rounds"
     )
     if not is_steady(found):
@@ -70,8 +71,10 @@ def report_rows(
         if row.timed:
             for each in measurement.passes:
                 log.record(Latencies(batch_size=row.batch_size, pass_=each.name, windows=each.windows))
+            if measurement.issue:
+                log.record(Latencies(batch_size=row.batch_size, pass_="issue", windows=measurement.issue))
         log.record(row)
-        report_row(log, row, compiled)
+        report_row(log, row, rows, compiled)
         if work is not None and limit is not None:
             warn_of_the_impossible(log, measurement, work, limit)
     report_table(log, rows)
@@ -88,7 +91,7 @@ def summarize(rows: Sequence[Perf]) -> str:
     return "".join([f"{best.throughput_ips:.2f} images/s at batch size {size}", *alone])
 
 
-def report_row(log: RunLog, row: Perf, compiled: bool) -> None:
+def report_row(log: RunLog, row: Perf, rows: Sequence[Perf], compiled: bool) -> None:
     log.line()
     log.line(f"batch_size: {row.batch_size}")
     batch = f"batch {row.batch_size}"
@@ -102,11 +105,15 @@ def report_row(log: RunLog, row: Perf, compiled: bool) -> None:
     for key in formulas.LATENCY_KEYS:
         log.line(f"{batch} {key}: {format_ms(key, figures.latency)}")
     log.line(f"{batch} stable: {'yes' if figures.latency.stable else 'no'}")
+    bound = conclude_bound(rows, row.batch_size, compiled)
+    if figures.issue and figures.issue.issue_ms is not None:
+        log.line(f"{batch} issue_ms: {figures.issue.issue_ms:.3f}")
+        log.line(f"{batch} bound: {figures.issue.bound}" + (f" ({bound.en})" if bound else ""))
     log.line(f"{batch} throughput_ips: {figures.throughput_ips:.2f}")
     log.line(f"{batch} end_to_end_ips: {figures.end_to_end_ips:.2f}")
     share = figures.limit.percent_of_limit
-    if share is not None:
-        log.line(f"{batch} achieved_tflops: {figures.limit.achieved_tflops:.3f}")
+    if share is not None and figures.limit.achieved_tflops is not None:
+        log.line(f"{batch} achieved_tflops: {format_figure('tflops', figures.limit.achieved_tflops)}")
         log.line(f"{batch} percent_of_limit: {share:.1%}")
     log.line(f"{batch} output_relative_l2: {percent(row.timed.output_relative_l2)}")
 

@@ -20,7 +20,7 @@ from common.encoder.base import Encoder
 from common.errors import first_line
 from common.images.decoding import Sample
 from common.log import formulas
-from common.log.events import Figures, Perf, Share, Timed
+from common.log.events import Figures, Perf, Share, Timed, Windows
 from common.performance import timing
 from common.performance.limit import Meter, Work
 from common.performance.timing import Budget, Pass, Stopwatch, Warmup
@@ -117,7 +117,7 @@ class Measurement:
     def measure_alone(self, budget: Budget) -> None:
         """The throughput of this rank while the others wait."""
         _, throughput, _ = self.passes
-        self.alone = replace(throughput, samples_ms=[])
+        self.alone = replace(throughput, samples_ms=[], issued_ms=[])
         self.alone.run_all(budget)
 
     def verify(self, timed: dict[int, Outputs]) -> None:
@@ -156,12 +156,18 @@ class Measurement:
             nonfinite=self.nonfinite,
         )
 
+    @property
+    def issue(self) -> Windows | None:
+        """How long the calls of the latency pass took to issue, where the device has a queue and it was timed."""
+        return self.passes[0].issue if self.status == "ok" else None
+
     def figures(self, work: Work | None = None, limits_tflops: Sequence[float] = ()) -> Figures:
         """What follows from the samples of the three passes, beside the limit where one was measured."""
         latency, throughput, end_to_end = (timed.windows for timed in self.passes)
         throughput_ips = formulas.throughput_of(throughput, self.batch_size)
         limit = formulas.beside_the_limit(throughput_ips, work.gflop if work else 0.0, limits_tflops)
-        return formulas.summarize_passes(self.batch_size, latency, throughput, end_to_end, limit)
+        issue = formulas.issue_figures(self.issue, latency)
+        return formulas.summarize_passes(self.batch_size, latency, throughput, end_to_end, limit, issue)
 
     @property
     def fastest_ips(self) -> float:

@@ -73,11 +73,17 @@ class Pass:
     device: torch.device
     calls: int = 1
     samples_ms: list[float] = field(default_factory=list)
+    issued_ms: list[float] = field(default_factory=list)  # of each sample the time until its last call returned
     turns: Iterator[int] = field(default_factory=lambda: cycle(range(ROTATION)))
 
     @property
     def windows(self) -> Windows:
         return Windows(calls=self.calls, samples_ms=self.samples_ms)
+
+    @property
+    def issue(self) -> Windows | None:
+        """How long its calls took to issue; None on a CPU, which has no queue: there a call returns when it is done."""
+        return None if self.device.type == "cpu" else Windows(calls=self.calls, samples_ms=self.issued_ms)
 
     @property
     def seconds(self) -> float:
@@ -104,6 +110,7 @@ class Pass:
         for _ in range(self.calls):
             turn = next(self.turns)
             outputs[turn] = self.call(turn)
+        self.issued_ms.append((time.perf_counter() - start) * 1000)
         finish(outputs[turn])
         return (time.perf_counter() - start) * 1000
 

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 
 from common.log.conclusions import CAUSES
 from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
-from common.log.figures import bound, format_figure, share
+from common.log.figures import bound, flops, format_figure, share
 from common.log.formulas import FEWEST_SAMPLES
 from common.log.framing import printable
 from common.log.reader import Run
@@ -146,7 +146,7 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
     axes.plot(places, whole, marker="s", color=ORANGE, label="end to end, with decoding")
     if limits and cost and cost.gflop_per_image:
         limit = max(limits) * 1000 / cost.gflop_per_image
-        name = f"limit: matrix products, {format_figure('limit_tflops', max(limits))} TFLOP/s"
+        name = f"limit: matrix products, {flops(max(limits))}"
         axes.axhline(limit, color=RED, linestyle="--", label=name)
         shown.append(limit)
     notes = [""] * len(rows)

@@ -136,10 +136,10 @@ def guarded(checks: Iterator[Check]) -> Iterator[Check]:
         yield Check("records", f"figures out of range: {error}", "whole records", Verdict.CANNOT_JUDGE)
 
 
-def equal(found: float | None, expected: float | None) -> bool:
-    """Whether a figure in the log is the one computed again; None equals only None."""
-    if found is None or expected is None:
-        return found is expected
+def equal(found: float | str | None, expected: float | str | None) -> bool:
+    """Whether a figure or word in the log is the one computed again; None equals only None."""
+    if found is None or expected is None or isinstance(found, str) or isinstance(expected, str):
+        return found == expected
     return math.isclose(found, expected, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.log import formulas, schema
 from common.log.events import (
@@ -13,6 +13,7 @@ from common.log.events import (
     Cost,
     Env,
     Figures,
+    IssueFigures,
     Latencies,
     Limit,
     Model,
@@ -65,6 +66,7 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
         yield Check(f"{name} status", row.status, "ok", passed(ok))
         if ok:
             timed, computed = timed_of(row), compute_figures(run, row.batch_size, limits)
+            computed = replace(computed, issue=compute_issue(run, row.batch_size, timed.figures))
             figures[row.batch_size] = computed
             yield check_summary(name, timed.figures, computed)
             if computed.latency.n < formulas.FEWEST_SAMPLES:
@@ -104,6 +106,28 @@ def compute_figures(run: Run, batch_size: int, limits: Limits) -> Figures:
     ips = formulas.throughput_of(throughput, batch_size)
     beside = formulas.beside_the_limit(ips, limits.cost.gflop_per_image, limits.tflops)
     return formulas.summarize_passes(batch_size, latency, throughput, end_to_end, beside)
+
+
+def compute_issue(run: Run, batch_size: int, stated: Figures) -> IssueFigures | None:
+    """What bounds the latency, from the raw samples; None of an earlier log, which has none."""
+    issue, latency = issue_of(run, batch_size), windows_of(run, batch_size, "latency")
+    if stated.issue is None and issue is None:
+        return None
+    if stated.issue is None or (issue and run.one(Env).kind == "cpu"):
+        raise UnjudgeableError(f"batch {batch_size}: issue times of a CPU, which has no queue, or without a figure")
+    if issue and (
+        issue.calls != 1
+        or len(issue.samples_ms) != len(latency.samples_ms)
+        or any(issued > whole for issued, whole in zip(issue.samples_ms, latency.samples_ms, strict=True))
+    ):
+        raise UnjudgeableError(f"batch {batch_size}: issue times that are not of the calls of the latency pass")
+    return formulas.issue_figures(issue, latency)
+
+
+def issue_of(run: Run, batch_size: int) -> Windows | None:
+    """How long the calls of the latency pass took to issue; None where that was not timed."""
+    timed = any((each.batch_size, each.pass_) == (batch_size, "issue") for each in run.all(Latencies))
+    return windows_of(run, batch_size, "issue") if timed else None
 
 
 def check_summary(name: str, stated: Figures, computed: Figures) -> Check:

@@ -201,6 +201,15 @@ CHINESE = {
         "该 batch size 按计时方式的首次调用；使用 `--compile` 时含编译"
     ),
     "untimed calls": "不计时的调用次数",
+    "the last: of each call of the latency pass the time until it returned, on devices with a queue": (
+        "最后一项：延迟测量中每次调用返回前的用时，仅限有队列的设备"
+    ),
+    "median until a call returned, from an idle device; null on a CPU": (
+        "设备空闲时一次调用返回前用时的中位数；CPU 上为 null"
+    ),
+    "what the latency is spent on: the host where issuing takes 90 % of it or more, the device below 50 %": (
+        "时延花在何处：下发用时占 90 % 及以上为主机，低于 50 % 为设备"
+    ),
     "its last two windows agreed within 5 %": "最后两个窗口相差不超过 5 %",
     "samples of the latency pass": "延迟测量的样本数",
     "null below 5 samples": "不足 5 个样本时为 null",

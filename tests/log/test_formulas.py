@@ -422,3 +422,27 @@ def test_a_probe_contradicts_over_operators_of_the_model_alone(
 ) -> None:
     probe = Probe(**{**EXACT, "conv_mantissa_bits": 11}, gelu="tanh", gelu_tanh="tanh")
     assert formulas.probe_contradictions(probe, operators, dtype) == words
+
+
+# -------------------------------------------------------------------------------------------- what bounds a latency
+@pytest.mark.parametrize(
+    ("issued", "whole", "issue_ms", "bound"),
+    [
+        ([9.0], [10.0], 9.0, "host"),
+        ([8.9], [10.0], 8.9, "both"),
+        ([5.0], [10.0], 5.0, "both"),
+        ([4.9], [10.0], 4.9, "device"),
+        ([1.0, 4.0, 9.5], [10.0, 10.0, 10.0], 4.0, "device"),
+        ([9.0, 9.5], [10.0, 12.0], 9.0, "host"),  # of two the lower, as p50_latency_ms
+    ],
+)
+def test_the_host_bounds_a_latency_that_is_issuing(
+    issued: list[float], whole: list[float], issue_ms: float, bound: str
+) -> None:
+    found = formulas.issue_figures(Windows(calls=1, samples_ms=issued), Windows(calls=1, samples_ms=whole))
+    assert (found.issue_ms, found.bound) == (issue_ms, bound)
+
+
+def test_without_a_queue_nothing_is_issued() -> None:
+    found = formulas.issue_figures(None, Windows(calls=1, samples_ms=[10.0]))
+    assert (found.issue_ms, found.bound) == (None, None)

@@ -6,9 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-from conftest import ROOT
+import pytest
+from conftest import ROOT, Runner
 from helpers.forks import Forks, needs_simulated_npu
-from helpers.logs import Records, find, read_records
+from helpers.logs import Records, change, edited, find, read_records
 from helpers.npu_runs import CHECK, ON_NPU, PERF, VIT
 
 pytestmark = needs_simulated_npu
@@ -61,6 +62,29 @@ def test_the_three_passes_hold_the_time_of_their_kernels(forks: Forks, tmp_path:
     assert min(samples_ms["latency"]) >= kernels_ms + SYNC_MS
     assert min(samples_ms["throughput"]) >= kernels_ms
     assert min(samples_ms["end_to_end"]) >= kernels_ms + SYNC_MS
+
+
+@pytest.mark.parametrize(("kernel_ms", "bound", "other"), [(0.0, "host", "device"), (LONG_KERNEL_MS, "device", "host")])
+def test_what_the_latency_is_spent_on(
+    kernel_ms: float, bound: str, other: str, forks: Forks, run_script: Runner, tmp_path: Path
+) -> None:
+    """Kernels without a delay are done when they are issued; of slow ones the host is long gone."""
+    records = time_slow_kernels(forks, tmp_path, PERF[0], "--iterations", 5, "--max-seconds", 60, kernel_ms=kernel_ms)
+    row = find(records, "perf", batch_size=1)
+    issued, whole = (find(records, "latencies", **{"pass": name})["samples_ms"] for name in ("issue", "latency"))
+    assert row["bound"] == bound
+    assert row["issue_ms"] == sorted(issued)[2]
+    assert (row["issue_ms"] >= 0.9 * sorted(whole)[2]) == (bound == "host")
+
+    log = tmp_path / "logs" / "benchmark.log"
+    said = f"batch 1 bound: {bound} (issued in {row['issue_ms']:.3f} of {row['p50_latency_ms']:.3f} ms: the {bound} is"
+    assert said in log.read_text()
+    judge = ("check_accuracy_run_perf.py", "--only", "perf", "--allow-random-weights")
+    assert run_script(*judge, log).code == 0
+    edited(log, tmp_path / "other.log", change("perf", "bound", other))
+    check = run_script(*judge, tmp_path / "other.log", "--verbose")
+    assert check.code == 1
+    assert "bound contradicts its samples" in check.stdout
 
 
 def test_queued_calls_take_less_than_the_sum_of_their_latencies(forks: Forks, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def run_rounds(timed: Pass, budget: Budget) -> list[int]:
 
 
 def test_every_sample_is_synchronised_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Synchronise, start, the calls, synchronise, read an element, stop."""
+    """Synchronise, start, the calls, what issuing took, synchronise, read an element, stop."""
     events: list[str] = []
     reading = torch.Tensor.item
     monkeypatch.setattr(devices, "synchronize", lambda device: events.append("synchronize"))
@@ -58,7 +58,7 @@ def test_every_sample_is_synchronised_on_both_sides(monkeypatch: pytest.MonkeyPa
         return torch.ones(1, 2), torch.ones(1, 2)
 
     Pass("throughput", call, CPU, calls=2).sample({})
-    assert events == ["synchronize", "clock", "call", "call", "synchronize", "read", "clock"]
+    assert events == ["synchronize", "clock", "call", "call", "clock", "synchronize", "read", "clock"]
 
 
 def test_a_sample_is_the_time_of_its_calls_in_ms(clock: Clock) -> None:

@@ -133,7 +133,7 @@ def printed_forms(number: float) -> set[str]:
     """How a figure may stand on a page."""
     plain = {format(number, form) for form in (".0f", ".1f", ".2f", ".3f", ".6f", ".3g", "g")}
     percents = {f"{max(number, 0) * 100:{form}}%" for form in (".0f", ".1f", ".4f", ".3g", ".5g")}
-    return plain | percents | {f"{number / 1e6:.1f}"}
+    return plain | percents | {f"{number / 1e6:.1f}", f"{number * 1000:.3g}"}  # millions; TFLOP/s as GFLOP/s
 
 
 def known_figures(folder: Path, printed: str) -> set[str]:
