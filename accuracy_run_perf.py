@@ -25,11 +25,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_run_options(parser)
     parser.add_argument(
         "--batch-sizes",
-        type=options.positive_int,
+        type=options.positive_ints,
         nargs="+",
-        default=[1, 4, 8, 16],
+        default=[[1, 4, 8, 16]],
         metavar="N",
-        help="default: 1 4 8 16",
+        help="with spaces or commas between them (default: 1 4 8 16)",
     )
     parser.add_argument(
         "--warmup",
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    batch_sizes = sorted(set(args.batch_sizes))
+    batch_sizes = sorted({size for sizes in args.batch_sizes for size in sizes})
     rank = Rank.of_this_process()
     plan = Plan(batch_sizes=batch_sizes, ranks=rank.count)
     with launch.open_log(args, SCRIPT, "benchmark.log", rank.index, plan) as log:

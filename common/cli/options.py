@@ -213,6 +213,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def positive_ints(text: str) -> list[int]:
+    """One number, or several with commas between them."""
+    try:
+        return [positive_int(number) for number in text.removesuffix(",").split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a list of numbers such as 1,4,8") from error
+
+
 def nonnegative_int(text: str) -> int:
     value = int(text)
     if value < 0:

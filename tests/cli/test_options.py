@@ -102,6 +102,8 @@ USAGE_ERRORS = [
     ("accuracy_run.py", ["--samples", "0"]),
     ("accuracy_run.py", ["--threshold", "nan"]),
     ("accuracy_run_perf.py", ["--batch-sizes", "1", "0"]),
+    ("accuracy_run_perf.py", ["--batch-sizes", "1,0"]),
+    ("accuracy_run_perf.py", ["--batch-sizes", "1,,4"]),
     ("accuracy_run_perf.py", ["--batch-sizes"]),
     ("accuracy_run_perf.py", ["--max-seconds", "inf"]),
     ("accuracy_run_perf.py", ["--iterations", "-5"]),
