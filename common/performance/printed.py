@@ -187,10 +187,10 @@ def report_speedup(log: RunLog, rows: Sequence[Perf], baseline_ms: Sequence[floa
     baseline_latency_ms = math.fsum(baseline_ms) / len(baseline_ms)
     speedup = baseline_latency_ms / single.figures.latency.avg_latency_ms
     threads = torch.get_num_threads()
+    counted = f"{threads} thread{'' if threads == 1 else 's'}"
     log.line()
     log.line(
-        f"speedup: {speedup:.2f}x ({device} in {single.dtype} over the CPU in float32 with {threads} threads, "
-        "batch size 1)"
+        f"speedup: {speedup:.2f}x ({device} in {single.dtype} over the CPU in float32 with {counted}, batch size 1)"
     )
     log.record(
         Speedup(

@@ -48,7 +48,7 @@ SENTENCES = {
     "batch sizes": "batch sizes {value} were measured, not {bound}",
     r"batch (?P<of>\d+) status": "batch {of} was not measured: {value}",
     r"batch (?P<of>\d+) summary": "batch {of}: {value}",
-    r"batch (?P<of>\d+) same embedding": "batch {of}: the embedding that was timed and the one that was compared: "
+    r"batch (?P<of>\d+) same embedding": "batch {of}: the timed embedding and the compared one: "
     "{value}, wanted: {bound}",
     "limit": "the device's limit: {value}",
 }

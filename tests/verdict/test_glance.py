@@ -225,5 +225,5 @@ def test_a_folder_without_logs_names_what_it_holds(
 def test_two_embeddings_that_differ_are_said_to_be_apart(difference: float, size: float, said: str) -> None:
     assert performance.apart(difference, size) == said
     check = Check("batch 1 same embedding", said, "<= 1%", Verdict.FAIL)
-    wanted = f"batch 1: the embedding that was timed and the one that was compared: {said}, wanted: <= 1%"
+    wanted = f"batch 1: the timed embedding and the compared one: {said}, wanted: <= 1%"
     assert glance.sentence(check) == wanted
