@@ -14,12 +14,12 @@ from common.errors import EXIT_OK, UserError
 SCRIPT = "accuracy_run.py"
 DEFAULT_SAMPLES = 8
 EXAMPLES = """examples:
-  python accuracy_run.py --model demo                        no NPU, no hub: float32 against float64
-  python accuracy_run.py --device npu                        the ViT-giant CLIP, NPU against CPU
+  python accuracy_run.py --model demo                    # no NPU, no hub: float32 against float64
+  python accuracy_run.py --device npu                    # the ViT-giant CLIP, NPU against CPU
   python accuracy_run.py --model facebook/webssl-mae700m-full2b-224 --device npu
   python accuracy_run.py --device npu --image photos/ --samples 32
-  python accuracy_run.py --device cpu --save-reference giant.safetensors    the CPU's side, on any machine
-  python accuracy_run.py --device npu --reference giant.safetensors         the NPU's side against that file
+  python accuracy_run.py --device cpu --save-reference r.safetensors  # the CPU's side, anywhere
+  python accuracy_run.py --device npu --reference r.safetensors   # the NPU's side against that file
 """
 
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 decoded = decoding.take(log, ImageChoice.of(args), args.samples or DEFAULT_SAMPLES)
             encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
             _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
-            log.line(f"Model: {encoder.model} ({encoder.weights_source})")
+            log.line(f"Model: {encoder.model} ({encoder.architecture}, weights: {encoder.weights_source})")
             encoder.describe(log)
             if args.reference:
                 known = saved_reference.load(log, args.reference, encoder, precisions, args.samples, decoded)

@@ -13,10 +13,10 @@ from common.log.events import Plan
 
 SCRIPT = "accuracy_run_perf.py"
 EXAMPLES = """examples:
-  python accuracy_run_perf.py --model demo                   no NPU, no hub
-  python accuracy_run_perf.py --device npu                   the ViT-giant CLIP, 1, 4, 8 and 16 images
+  python accuracy_run_perf.py --model demo               # no NPU, no hub
+  python accuracy_run_perf.py --device npu               # the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
-  torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        eight devices at once
+  torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        # eight devices at once
 """
 
 
@@ -29,7 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[[1, 4, 8, 16]],
         metavar="N",
-        help="with spaces or commas between them (default: 1 4 8 16)",
+        help="images a call, each size timed, such as 1 4 or 1,4; a verdict needs 1 among them (default: 1 4 8 16)",
     )
     parser.add_argument(
         "--warmup",
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stopwatch = timing.Stopwatch()
             with stopwatch.measure("load_ms"):
                 encoder = loading.load_encoder(ModelChoice.of(args))
-            log.line(f"Model: {encoder.model} ({encoder.weights_source})")
+            log.line(f"Model: {encoder.model} ({encoder.architecture}, weights: {encoder.weights_source})")
             encoder.describe(log)
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images])
             first = rank.index == 0

@@ -1,7 +1,8 @@
 """Judge the logs of accuracy_run.py and accuracy_run_perf.py: PASS, FAIL or CANNOT JUDGE.
 
-Only complete, consistent evidence can pass: whole logs, accuracy and performance of the same weights on the same
-device with the same code, every figure finite and inside its bound, every summary computed again from its samples.
+Only complete, consistent evidence can pass: whole logs, accuracy and performance of the same
+weights on the same device with the same code, every figure finite and inside its bound, every
+summary computed again from its samples.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from common.verdict.judging import LOGS, UnreadableLogError, judge, logs_of, rea
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
-  python check_accuracy_run_perf.py                          logs/accuracy.log, logs/benchmark.log
-  python check_accuracy_run_perf.py runs/vit_giant           the logs of a folder
+  python check_accuracy_run_perf.py                          # logs/accuracy.log, logs/benchmark.log
+  python check_accuracy_run_perf.py runs/vit_giant           # the logs of a folder
   python check_accuracy_run_perf.py log.txt --require-device npu --verbose
-  python check_accuracy_run_perf.py --only accuracy          before there is a performance log
+  python check_accuracy_run_perf.py --only accuracy          # before there is a performance log
   cat accuracy_log.txt perf_log.txt | python check_accuracy_run_perf.py -
   python check_accuracy_run_perf.py --baseline logs/benchmark.prev.log --max-regression 5%
   python check_accuracy_run_perf.py --require-device npu --report report --json verdict.json

@@ -18,12 +18,12 @@ from common.errors import EXIT_OK, UserError
 SCRIPT = "inference.py"
 PARTS = ".parts"  # the ending of the folder beside a feature file that is being made
 EXAMPLES = """examples:
-  python inference.py --model demo                           no NPU, no hub: a first look
-  python inference.py --device npu --image photo.jpg         the ViT-giant CLIP from ModelScope
+  python inference.py --model demo                           # no NPU, no hub: a first look
+  python inference.py --device npu --image photo.jpg         # the ViT-giant CLIP from ModelScope
   python inference.py --model facebook/webssl-mae700m-full2b-224 --device npu
   python inference.py --model demo --image photos/ --batch-size 8 --output features.safetensors
   python inference.py --model demo --image photos/ --features pooled --output pooled.safetensors
-  torchrun --nproc-per-node 8 inference.py --device npu --image photos/ --batch-size 32 --output features.safetensors
+  torchrun --nproc-per-node 8 inference.py --device npu --image photos/ --output all.safetensors
 """
 
 

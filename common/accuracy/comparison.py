@@ -13,7 +13,7 @@ from common.device import devices
 from common.device.devices import Outputs
 from common.log import formulas
 from common.log.events import OUTPUTS, Accuracy, NoiseFloor, Sample, WorstToken
-from common.log.figures import format_metric, percent
+from common.log.figures import format_figure, format_metric, percent
 from common.log.writer import RunLog
 from common.session import Session
 
@@ -128,7 +128,7 @@ def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:
     if gate.expected_relative_l2 is not None:
         expected = percent(gate.expected_relative_l2)
         log.line(f"{output} expected_relative_l2: {expected} (rounding to {gate.dtype}, emulated)")
-    log.line(f"{output} threshold: {float(f'{gate.allowed * 100:.5g}')}%")
+    log.line(f"{output} threshold: {format_figure('threshold', gate.allowed)}")
     result = "PASS" if passed else "FAIL"
     log.line(f"{output} result: {result}")
     log.record(

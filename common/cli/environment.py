@@ -55,7 +55,11 @@ def write_check(log_dir: Path, **device: str) -> None:
     checked = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     facts = {"checked": checked, **schema.encode(describe_host()), **device}
     width = max(map(len, facts))
-    lines = [f"{name:<{width}}  {'not found' if value is None else value}" for name, value in facts.items()]
+    missing = dict.fromkeys(("cpu_quota", "task_queue_enable", "visible_devices"), "not set")
+    lines = [
+        f"{name:<{width}}  {missing.get(name, 'not found') if value is None else value}"
+        for name, value in facts.items()
+    ]
     path = log_dir / "env_check.log"
     try:
         log_dir.mkdir(parents=True, exist_ok=True)

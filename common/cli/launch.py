@@ -9,6 +9,7 @@ import argparse
 import errno
 import gc
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -46,8 +47,9 @@ def closing_line(args: argparse.Namespace, log_name: str, found: str, next_scrip
     """A run's last line: what it found, where the log is, and the command that comes next."""
     following = ""
     if next_script == "check_accuracy_run_perf.py":
-        folder = f" {args.log_dir}" if str(args.log_dir) != "logs" else ""
-        following = f"; next: python {next_script}{folder}"
+        folder = [] if str(args.log_dir) == "logs" else [shlex.quote(str(args.log_dir))]
+        allowed = ["--allow-random-weights"] if args.weights == "random" else []
+        following = f"; next: {' '.join(['python', next_script, *folder, *allowed])}"
     elif next_script:
         following = f"; next: {' '.join(['python', next_script, *args.shared])}"
     return f"{found}; log: {args.log_dir / log_name}{following}"

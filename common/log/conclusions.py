@@ -53,8 +53,8 @@ def conclude_causes(causes: Sequence[Cause]) -> Words:
     if best.confirmed is not None:
         it, confirmed = "them" if len(parts) > 1 else "it", share(best.confirmed)
         return Words(
-            f"{confirmed} of the error is {named.en}: without {it} the device errs by {percent(best.without)}",
-            f"误差的 {confirmed} 来自{named.zh}：在设备上去除后误差为 {percent(best.without)}",
+            f"{confirmed} of the squared error is {named.en}: without {it} the device errs by {percent(best.without)}",
+            f"平方误差的 {confirmed} 来自{named.zh}：在设备上去除后误差为 {percent(best.without)}",
         )
     if best.explained is None:
         return Words(
@@ -63,7 +63,7 @@ def conclude_causes(causes: Sequence[Cause]) -> Words:
         )
     if best.repeatable is None:
         explained = share(best.explained)
-        return Words(f"{explained} of the error is {named.en}", f"误差的 {explained} 来自{named.zh}")
+        return Words(f"{explained} of the squared error is {named.en}", f"平方误差的 {explained} 来自{named.zh}")
     if best.size is None or best.correlation is None:
         raise UnjudgeableError(f"cause record: {best.cause} is repeatable, but has no size or correlation")
     return Words(
@@ -87,8 +87,8 @@ def _unexplained(causes: Sequence[Cause], residual: float | None) -> Words:
     denied = [cause.cause for cause in causes if cause.confirmed is not None]
     if denied:
         return Words(
-            f"unexplained: switched off on the device, none of {', '.join(denied)} takes the error away",
-            f"无法归因：在设备上逐一关闭 {'、'.join(denied)} 后误差仍然存在",
+            f"unexplained: what can be switched off on the device does not take the error away ({', '.join(denied)})",
+            f"无法归因：在设备上关闭可关闭的项后，误差并未消除（{'、'.join(denied)}）",
         )
     largest = max([0.0, *(cause.explained for cause in causes if cause.explained is not None)])
     return Words(

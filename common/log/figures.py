@@ -24,14 +24,14 @@ def bound(fraction: float) -> str:
     return f"{fraction * 100:.5g}%"
 
 
+def threshold(fraction: float) -> str:
+    """The bound that a run applied, as its log has it: 0.01 as 1.0%, 0.02137062167 as 2.1371%."""
+    return f"{float(f'{fraction * 100:.5g}')}%"
+
+
 def three_digits(value: float) -> str:
     """A quantity of any size: 0.0439, 12.3, 1235."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def flops(tflops: float) -> str:
-    """A rate of 1e12 operations a second, in the unit that suits it."""
-    return f"{three_digits(tflops)} TFLOP/s" if tflops >= 1 else f"{three_digits(tflops * 1000)} GFLOP/s"
 
 
 def format_metric(name: str, value: float | None) -> str:
@@ -60,7 +60,7 @@ FORMS: dict[str, Callable[[float], str]] = {
     "tflops": three_digits,
     "gflop_per_image": three_digits,
     "relative_l2": percent,
-    "threshold": bound,
+    "threshold": threshold,
     "percent_of_limit": "{:.1%}".format,
     "spread": "{:.1%}".format,
     "scaling_efficiency": "{:.1%}".format,

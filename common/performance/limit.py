@@ -175,7 +175,6 @@ class Meter:
 
     def __init__(self, work: Work, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
-        self.seconds = 0.0  # that it took so far
         self.products = [
             TimedProduct(work.shapes[shape] / 1e9, min(rows * batch_size, MOST_ROWS), inner, columns, device, dtype)
             for shape in work.main_shapes()
@@ -185,18 +184,13 @@ class Meter:
     def measure(self, round_index: int, visits: int, budget: Budget) -> None:
         """Time each product in one of so many visits of a round: each alone, in windows of calls queued back to back.
 
-        All visits of all rounds keep to a share of a pass's seconds, but each round has its fewest windows; one a
-        visit where they would take longer than a pass.
+        All visits of all rounds keep to a share of a pass's seconds, but each round has its fewest windows.
         """
-        start = time.perf_counter()
         fewest, most = (math.ceil(windows / visits) for windows in (FEWEST_WINDOWS, WINDOWS))
-        if self.seconds > budget.max_seconds:
-            fewest = most = 1
         seconds = SHARE * budget.seconds_a_round / visits / max(1, len(self.products))
         with devices.failures_of(self.device, "at the limit's matrix products"):
             for product in self.products:
                 product.measure(round_index, fewest, most, seconds)
-        self.seconds += time.perf_counter() - start
 
     @property
     def limit(self) -> Limit:

@@ -10,10 +10,10 @@ from torch import nn
 
 from common.device.ranks import Rank
 from common.errors import first_line
-from common.log import formulas
+from common.log import formulas, schema
 from common.log.conclusions import conclude_bound
 from common.log.events import Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
-from common.log.figures import flops, format_figure, percent
+from common.log.figures import format_figure, percent
 from common.log.writer import RunLog
 from common.performance import limit
 from common.performance.limit import Meter, Work
@@ -41,8 +41,9 @@ def meter_of(running: Session, work: Work | None, batch_size: int) -> Meter | No
 
 
 def report_limit(log: RunLog, found: Limit) -> None:
+    tflops = format_figure("gemm_tflops", found.gemm_tflops)
     log.line(
-        f"limit {found.phase} the sweep: {flops(found.gemm_tflops)} in matrix products of the encoder's shapes "
+        f"limit {found.phase} the sweep: {tflops} TFLOP/s in matrix products of the encoder's shapes "
         f"({found.dtype}), spread {found.spread:.1%} over the rounds"
     )
     if not is_steady(found):
@@ -56,8 +57,9 @@ def is_steady(found: Limit) -> bool:
 
 def report_startup(log: RunLog, startup: Startup) -> None:
     """What a user waits for once: it is in none of the figures below."""
-    load, place, first_call = (ms / 1000 for ms in (startup.load_ms, startup.place_ms, startup.first_call_ms))
-    log.line(f"load: {load:.2f} s, to the device: {place:.2f} s, first eager call: {first_call:.2f} s")
+    for key, value in schema.encode(startup).items():
+        note = " (of one image, eager)" if key == "first_call_ms" else ""
+        log.line(f"startup {key}: {format_figure(key, value)}{note}")
     log.record(startup)
 
 
@@ -87,8 +89,8 @@ def summarize(rows: Sequence[Perf]) -> str:
     if not timed:
         return "no batch size could be timed"
     size, best = max(timed, key=lambda pair: pair[1].throughput_ips)
-    alone = [f", {found.latency.avg_latency_ms:.3f} ms at batch size 1" for size, found in timed if size == 1]
-    return "".join([f"{best.throughput_ips:.2f} images/s at batch size {size}", *alone])
+    alone = [f", avg {found.latency.avg_latency_ms:.3f} ms at batch 1" for batch, found in timed if batch == 1]
+    return "".join([f"{best.throughput_ips:.2f} images/s at batch {size}", *alone])
 
 
 def report_row(log: RunLog, row: Perf, rows: Sequence[Perf], compiled: bool) -> None:
@@ -100,8 +102,9 @@ def report_row(log: RunLog, row: Perf, rows: Sequence[Perf], compiled: bool) -> 
         return
     figures = row.timed.figures
     compiled_too = " (with its compilation)" if compiled else ""
-    log.line(f"{batch} first_call_ms: {row.timed.first_call_ms:.3f}{compiled_too}")
-    log.line(f"{batch} samples: {figures.latency.n}")
+    first_call = format_figure("first_call_ms", row.timed.first_call_ms)
+    log.line(f"{batch} first_call_ms: {first_call}{compiled_too}")
+    log.line(f"{batch} n: {figures.latency.n}")
     for key in formulas.LATENCY_KEYS:
         log.line(f"{batch} {key}: {format_ms(key, figures.latency)}")
     log.line(f"{batch} stable: {'yes' if figures.latency.stable else 'no'}")
@@ -112,8 +115,8 @@ def report_row(log: RunLog, row: Perf, rows: Sequence[Perf], compiled: bool) -> 
     log.line(f"{batch} throughput_ips: {figures.throughput_ips:.2f}")
     log.line(f"{batch} end_to_end_ips: {figures.end_to_end_ips:.2f}")
     share = figures.limit.percent_of_limit
-    if share is not None and figures.limit.achieved_tflops is not None:
-        log.line(f"{batch} achieved_tflops: {format_figure('tflops', figures.limit.achieved_tflops)}")
+    if share is not None:
+        log.line(f"{batch} achieved_tflops: {format_figure('achieved_tflops', figures.limit.achieved_tflops or 0.0)}")
         log.line(f"{batch} percent_of_limit: {share:.1%}")
     log.line(f"{batch} output_relative_l2: {percent(row.timed.output_relative_l2)}")
 
@@ -132,18 +135,18 @@ def warn_of_the_impossible(log: RunLog, measurement: Measurement, work: Work, li
 
 
 def format_ms(key: str, latency: LatencyFigures) -> str:
-    """A latency; one that has too few samples says how many it needs."""
+    """A latency; one that has too few calls says how many it needs."""
     value = getattr(latency, key)
     if value is not None:
         return f"{value:.3f}"
     percentile = formulas.PERCENTILES.get(key)
     needed = formulas.smallest_count(percentile) if percentile else formulas.FEWEST_SAMPLES
-    return f"- ({latency.n} samples, {needed} needed)"
+    return f"- (n {latency.n}, {needed} needed)"
 
 
 def report_table(log: RunLog, rows: Sequence[Perf]) -> None:
     log.line()
-    titles = ("batch", "samples", "p50 ms", "IQR ms", "images/s", "end to end", "peak MB", "of limit")
+    titles = ("batch", "n", "p50 ms", "IQR ms", "images/s", "end to end", "peak MB", "of limit")
     log.line("  ".join(f"{title:>{WIDTH}}" for title in titles))
     for row in rows:
         cells = [str(row.batch_size), row.status]
@@ -191,10 +194,10 @@ def report_speedup(log: RunLog, rows: Sequence[Perf], baseline_ms: Sequence[floa
     baseline_latency_ms = math.fsum(baseline_ms) / len(baseline_ms)
     speedup = baseline_latency_ms / single.figures.latency.avg_latency_ms
     threads = torch.get_num_threads()
+    counted = f"{threads} thread{'' if threads == 1 else 's'}"
     log.line()
     log.line(
-        f"speedup: {speedup:.2f}x ({device} in {single.dtype} over the CPU in float32 with {threads} threads, "
-        "batch size 1)"
+        f"speedup: {speedup:.2f}x ({device} in {single.dtype} over the CPU in float32 with {counted}, batch size 1)"
     )
     log.record(
         Speedup(

@@ -1,4 +1,4 @@
-"""The commands behind a page, as they were typed, so that they can be run again. Standard library only.
+"""The commands behind a page, such that they can be run again. Standard library only.
 
 A run's record has paths by their last part; of the checker's own arguments, what lies outside the folder that it ran in
 is shown so too. Where a file is then missing its folder, PATH/TO/ stands for it.
@@ -55,13 +55,15 @@ def _placed(flag: str, value: str) -> str:
 
 def _public(value: str, log_dirs: Collection[str]) -> str:
     """An argument of the checker, without folders that are nobody's business: a path below the current folder as it is
-    from there, one of a run's --log-dir from that, any other by its last part.
+    from there, a run's --log-dir and what is in it as the run's own command has it, any other by its last part.
     """
     if not value.startswith(("/", "~", "..")):
         return value
     path, here = Path(value), Path.cwd()
     if path.is_relative_to(here):
         return str(path.relative_to(here))
+    if path.name in log_dirs:
+        return path.name
     if path.parent.name in log_dirs:
         return f"{path.parent.name}/{path.name}"
     return f"{ELSEWHERE}{path.name}"

@@ -165,6 +165,19 @@ def causes_of(run: Run) -> list[Cause]:
     return sorted(named, key=lambda cause: (not cause.best, -max(cause.explained or 0, cause.confirmed or 0)))
 
 
+def explained_samples(run: Run) -> list[Sample]:
+    """Of the image whose error was explained, the one that errs most against the first reference: its outputs.
+
+    Raises UnjudgeableError without samples.
+    """
+    samples = run.all(Sample)
+    if not samples:
+        raise UnjudgeableError("no sample records")
+    samples = [sample for sample in samples if sample.reference == samples[0].reference]
+    worst = max(samples, key=lambda sample: size_of(sample.metrics.relative_l2))
+    return [sample for sample in samples if sample.image_sha256 == worst.image_sha256]
+
+
 def belongs(run: Run, group: Group) -> bool:
     """Whether a whole inference run is of the group's encoder and device. It may not have hashed the weights."""
     if run.problems:

@@ -20,8 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 
 from common.log.conclusions import CAUSES
 from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
-from common.log.figures import bound, flops, format_figure, share
-from common.log.formulas import FEWEST_SAMPLES
+from common.log.figures import format_figure, share
+from common.log.formulas import FEWEST_SAMPLES, percentile
 from common.log.framing import printable
 from common.log.reader import Run
 from common.report.facts import causes_of
@@ -49,6 +49,8 @@ LEGEND = 105  # characters of a legend in one line
 MOST_LARGE = 7  # ticks in large print
 MOST_CAUSES = 12
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
+LEAST_DRAWN = 0.05  # where no cause accounts for more, there is no plot: its bars would be empty
+FEWEST_TICKS = 3  # on a logarithmic axis: one figure alone gives no scale
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
 
 Draw = Callable[[Run, Figure], bool]
@@ -86,7 +88,9 @@ def new_figure() -> Figure:
 def subject_of(group: Group) -> str:
     """What was measured, in small print: a plot is passed on without its page."""
     env, model = group.runs[0].one(Env), group.runs[0].one(Model)
-    return plain(f"{model.model}, {model.dtype}, {env.device}: {env.device_name}")
+    weights = ["random weights"] if model.weights_source == "random" else []
+    device = f"{'simulated ' if env.is_simulated else ''}{env.device}: {env.device_name}"
+    return ", ".join(map(plain, [model.model, *weights, model.dtype, device]))
 
 
 def plain(name: str) -> str:
@@ -120,9 +124,16 @@ def draw_latency(run: Run, figure: Figure) -> bool:
         scatter = [at + 0.22 * math.sin(2.4 * turn) for turn in range(len(times))]
         axes.plot(scatter, times, ".", color=BLUE, alpha=0.45, markersize=5, label=once(axes, "one call"))
         if len(times) >= FEWEST_SAMPLES:
-            low, middle, high = statistics.quantiles(times, method="inclusive")
+            low, _, high = statistics.quantiles(times, method="inclusive")
             axes.bar(at, high - low, 0.62, low, color="none", ec="black", label=once(axes, "quartiles"))
-            axes.hlines(middle, at - 0.31, at + 0.31, color=RED, linewidth=2, label=once(axes, "median"))
+            axes.hlines(
+                percentile(times, 50) or 0.0,
+                at - 0.31,
+                at + 0.31,
+                color=RED,
+                linewidth=2,
+                label=once(axes, "p50_latency_ms"),
+            )
     log_axis(axes, [time for times in samples for time in times])
     name_above(axes)
     axes.set_ylabel("ms a call (log scale)")
@@ -146,7 +157,7 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
     axes.plot(places, whole, marker="s", color=ORANGE, label="end to end, with decoding")
     if limits and cost and cost.gflop_per_image:
         limit = max(limits) * 1000 / cost.gflop_per_image
-        name = f"limit: matrix products, {flops(max(limits))}"
+        name = f"limit: matrix products, {format_figure('limit_tflops', max(limits))} TFLOP/s"
         axes.axhline(limit, color=RED, linestyle="--", label=name)
         shown.append(limit)
     notes = [""] * len(rows)
@@ -191,11 +202,21 @@ def log_axis(axes: Axes, values: Iterable[float], above: float = 1.35) -> None:
     low, high = min(known) / 1.35, max(known) * above
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    steps = (1, 2, 5) if high / low < 1000 else (1,)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    axes.set_yticks([step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high])
+    axes.set_yticks(round_figures(low, high))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def round_figures(low: float, high: float) -> list[float]:
+    """Round figures between two others: as few as give a scale."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        found = [step * 10.0**decade for decade in decades for step in steps]
+        found = [figure for figure in found if low <= figure <= high]
+        if len(found) >= FEWEST_TICKS:
+            break
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- accuracy
@@ -242,7 +263,7 @@ def draw_blocks(run: Run, figure: Figure) -> bool:
 def draw_causes(run: Run, figure: Figure) -> bool:
     """How much of the error each cause explains, and was confirmed to; those that do neither are left out."""
     causes = [cause for cause in causes_of(run) if cause.best or max(shares_of(cause)) >= LEAST_SHOWN][:MOST_CAUSES]
-    if not any(max(shares_of(cause)) >= LEAST_SHOWN for cause in causes):
+    if not any(max(shares_of(cause)) >= LEAST_DRAWN for cause in causes):
         return False
     asked = any(cause.confirmed is not None for cause in causes)
     axes = titled(figure, "How much of the error a cause explains")
@@ -295,7 +316,9 @@ def plot_errors(axes: Axes, points: Sequence[Point], name: str, color: str, look
 def error_axis(axes: Axes, values: Sequence[float | None], thresholds: Sequence[float] = ()) -> None:
     """A y axis for errors from exactly zero over many decades, in percent."""
     for threshold in thresholds:
-        axes.axhline(threshold, color=RED, linestyle="--", label=f"threshold of the run: {bound(threshold)}")
+        axes.axhline(
+            threshold, color=RED, linestyle="--", label=f"threshold of the run: {format_figure('threshold', threshold)}"
+        )
     axes.set_ylabel("relative L2 error (log scale above zero)")
     known = positive([*values, *thresholds])
     if known:

@@ -15,10 +15,10 @@ from jinja2.runtime import Context, Macro
 
 from common.log import conclusions, schema
 from common.log.events import DECLARED, PACKAGES, Accuracy
-from common.log.figures import flops, format_figure, format_metric, percent
+from common.log.figures import format_figure, format_metric, percent
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
-from common.report.facts import Page, causes_of
+from common.report.facts import Page, causes_of, explained_samples
 from common.report.markdown import Markdown, escape, tidy
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -53,8 +53,8 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {declared.__name__: declared for declared in DECLARED.values()}
     made.globals |= {"PACKAGES": PACKAGES, "METRICS": METRICS, "LATENCY_KEYS": LATENCY_KEYS, "LIMIT_KEYS": LIMIT_KEYS}
     made.globals |= {"whole": whole, "causes": conclusions.conclude_causes, "blocks": conclusions.conclude_blocks}
-    made.globals |= {"advise": conclusions.advise, "causes_of": causes_of}
-    made.globals |= {"worst_error": worst_error, "spent": conclusions.conclude_bound, "flops": flops}
+    made.globals |= {"advise": conclusions.advise, "causes_of": causes_of, "explained_samples": explained_samples}
+    made.globals |= {"worst_error": worst_error, "spent": conclusions.conclude_bound}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape}
     return made
 

@@ -48,7 +48,8 @@ SENTENCES = {
     "batch sizes": "batch sizes {value} were measured, not {bound}",
     r"batch (?P<of>\d+) status": "batch {of} was not measured: {value}",
     r"batch (?P<of>\d+) summary": "batch {of}: {value}",
-    r"batch (?P<of>\d+) same embedding": "batch {of}: what was timed and what was compared: {value}, wanted: {bound}",
+    r"batch (?P<of>\d+) same embedding": "batch {of}: the timed embedding and the compared one: "
+    "{value}, wanted: {bound}",
     "limit": "the device's limit: {value}",
 }
 
@@ -70,14 +71,14 @@ def lines_of(judgement: Judgement) -> Iterator[str]:
 
 def sentence(check: Check) -> str:
     """A check that did not pass, in words."""
-    if check.bound.startswith(AT_MOST):
-        return f"{check.name} is {check.value}; the bound is {check.bound.removeprefix(AT_MOST)}"
     prefix, separator, name = check.name.rpartition(": ")  # of one encoder among several
     for pattern, words in SENTENCES.items():
         if found := re.fullmatch(pattern, name):
             parts = found.groupdict()
             other = "accuracy" if parts.get("kind") == "perf" else "perf"
             return prefix + separator + words.format(value=check.value, bound=check.bound, other=other, **parts)
+    if check.bound.startswith(AT_MOST):
+        return f"{check.name} is {check.value}; the bound is {check.bound.removeprefix(AT_MOST)}"
     return f"{check.name}: {check.value}, wanted: {check.bound}"
 
 
@@ -124,7 +125,7 @@ def _accuracy(group: Group) -> str:
 
 
 def _performance(group: Group) -> str:
-    """The first latency and the best throughput, as the log states them: the checks hold them to their samples."""
+    """The first mean latency and the best throughput, as the log states them: the checks hold them to their samples."""
     found = []
     for run in group.of("perf"):
         rows = [row for row in run.all(Perf) if row.status == "ok" and row.timed is not None]
@@ -136,7 +137,7 @@ def _performance(group: Group) -> str:
         latency = format_figure("avg_latency_ms", figures[first].latency.avg_latency_ms)
         best = max(figures, key=lambda size: figures[size].throughput_ips)
         ips = format_figure("throughput_ips", figures[best].throughput_ips)
-        words = f"{latency} ms at batch {first}, best {ips} images/s at batch {best}"
+        words = f"avg {latency} ms at batch {first}, best {ips} images/s at batch {best}"
         share = figures[best].limit.percent_of_limit
         found.append(words if share is None else f"{words}, {format_figure('percent_of_limit', share)} of the limit")
     return "; ".join(found)

@@ -117,9 +117,9 @@ def unreadable(error: UnreadableLogError, only: str | None = None) -> Judgement:
 
 def check_integrity(run: Run) -> Check:
     """The run is whole, and every record is one that its script writes."""
-    value, verdict = f"{run.count} records", Verdict.PASS
-    if run.problems:
-        value, verdict = "; ".join(run.problems), Verdict.CANNOT_JUDGE
+    value, verdict = "; ".join(run.problems), Verdict.CANNOT_JUDGE
+    if run.end and not run.problems:
+        value, verdict = f"{run.end.records} records", Verdict.PASS
     return Check(f"{run.script} {run.id[:8]}", value, "a whole run", verdict)
 
 

@@ -26,7 +26,7 @@ from common.log.events import (
     Timed,
     Windows,
 )
-from common.log.figures import percent
+from common.log.figures import format_figure, percent
 from common.log.reader import Run, UnjudgeableError
 from common.verdict.evidence import (
     RELATIVE_TOLERANCE,
@@ -239,7 +239,7 @@ def check_limits(run: Run, limits: Limits) -> Check:
             faults.append("spread contradicts its samples")
         if limit.dtype != run.one(Model).dtype:
             faults.append(f"the limit is of {limit.dtype}")
-    value = faults[0] if faults else f"{max(limits.tflops):.3f} TFLOP/s, computed again"
+    value = faults[0] if faults else f"{format_figure('gemm_tflops', max(limits.tflops))} TFLOP/s, recomputed"
     return Check("limit", value, "equal", passed(not faults))
 
 
@@ -319,8 +319,14 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
         difference = math.dist(expected, found) if len(expected) == len(found) else math.inf
         size = math.hypot(*expected)
         verdict = passed(0 < size < math.inf and difference <= bound * size)
-        shown = percent(difference / size) if size > 0 else "zero embedding"
-        yield Check(name, f"within {shown}", at_most(bound), verdict)
+        yield Check(name, apart(difference, size), at_most(bound), verdict)
+
+
+def apart(difference: float, size: float) -> str:
+    """How far an embedding is from one of this size, in words."""
+    if not 0 < size < math.inf:
+        return "zero or infinite embedding"
+    return "of another length" if difference == math.inf else f"{percent(difference / size)} apart"
 
 
 def finite(fingerprint: Sequence[float | None] | None) -> list[float]:

@@ -65,8 +65,9 @@ def _timing_doubts(run: Run) -> Iterator[Words]:
             yield Words(f"warning: batch {batch} was timed {n} times only.", f"警告：batch {batch} 仅计时 {n} 次。")
         elif not latency.stable:
             yield Words(
-                f"warning: batch {batch} is not stable: half of its times lie more than 10 % apart.",
-                f"警告：batch {batch} 的耗时不稳定：一半样本的间距超过 10 %。",
+                f"warning: batch {batch} is not stable: the middle half of its times spans more than 10% of the "
+                "median.",
+                f"警告：batch {batch} 的耗时不稳定：居中一半的耗时，跨度超过中位数的 10%。",
             )
         if share is None:
             yield Words(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,14 @@ def test_a_table_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"env_check\.log can't be written: .*; --log-dir names another folder"):
         environment.write_check(tmp_path / "file")
+
+
+def test_what_is_unset_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package can be not found; a variable or a quota is not set."""
+    host = replace(environment.describe_host(), cann=None, cpu_quota=None, visible_devices=None)
+    monkeypatch.setattr(environment, "describe_host", lambda: host)
+    environment.write_check(tmp_path)
+    lines = dict(
+        re.split(r" {2,}", line) for line in (tmp_path / "env_check.log").read_text().splitlines() if "  " in line
+    )
+    assert (lines["cann"], lines["cpu_quota"], lines["visible_devices"]) == ("not found", "not set", "not set")

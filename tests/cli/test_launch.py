@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -156,3 +157,26 @@ def test_other_errors_of_an_import_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, launch.import_errors():
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("argv", "checker"),
+    [
+        ([], ""),
+        (["--model", "demo", "--log-dir", "runs/a b"], " 'runs/a b'"),
+        (["--weights", "random"], " --allow-random-weights"),
+        (["--weights", "random", "--log-dir", "runs"], " runs --allow-random-weights"),
+        (["--weights", "random.safetensors"], ""),
+    ],
+)
+def test_the_command_that_comes_next_judges_what_was_run(argv: list[str], checker: str) -> None:
+    """Else evidence of random weights ends in CANNOT JUDGE."""
+    import accuracy_run_perf
+    import check_accuracy_run_perf
+
+    args = accuracy_run_perf.parse(argv)
+    line = launch.closing_line(args, "benchmark.log", "performance: good", "check_accuracy_run_perf.py")
+    command = line.partition("; next: ")[2]
+    assert command == f"python check_accuracy_run_perf.py{checker}"
+    judged = check_accuracy_run_perf.parse(shlex.split(command)[2:])
+    assert judged.allow_random_weights == (args.weights == "random")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,12 +220,19 @@ def test_a_heavy_import_would_be_seen(tmp_path: Path, run_script: Runner) -> Non
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture, script: str) -> None:
+def test_help_shows_examples_that_a_shell_takes_as_they_stand(capsys: pytest.CaptureFixture, script: str) -> None:
     module = importlib.import_module(script.removesuffix(".py"))
     assert parse_in_process(script, ["--help"]) == 0
     assert module.EXAMPLES.strip() in capsys.readouterr().out
-    commands = [line.strip().partition(f"python {script}") for line in module.EXAMPLES.splitlines()]
-    examples = [arguments.partition("   ")[0].split() for _, found, arguments in commands if found]
-    assert examples
-    for example in examples:
-        module.parse(example)
+    lines = [line.partition("|")[2] or line for line in module.EXAMPLES.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if script in line]
+    assert commands
+    for command in commands:
+        module.parse(command[command.index(script) + 1 :])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_fits_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert parse_in_process(script, ["--help"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 100] == []

@@ -33,8 +33,8 @@ def layers(*errors: tuple[float | None, float | None], blamed: int | None = None
 
 OF_CAUSES: dict[str, list[Cause]] = {
     "nothing but rounding: the CPU's float32 gives the same to the last bit": [],
-    "99.9% of the error is the tanh GELU": [cause("gelu_tanh", 0.999)],
-    "95.0% of the error is HF32 in the convolutions and the tanh GELU": [cause("conv_hf32+gelu_tanh", 0.95)],
+    "99.9% of the squared error is the tanh GELU": [cause("gelu_tanh", 0.999)],
+    "95.0% of the squared error is HF32 in the convolutions and the tanh GELU": [cause("conv_hf32+gelu_tanh", 0.95)],
     "float16 rounding alone makes outputs NaN or infinite, on the CPU too": [cause("float16", None, residual=None)],
     "the error is that of bfloat16 rounding, which does not repeat to the digit: 1.04 times as large as emulated, with "
     "a correlation of 0.52": [cause("bfloat16", 0.1, correlation=0.52, size=1.04, repeatable=0.0)],
@@ -47,13 +47,12 @@ OF_CAUSES: dict[str, list[Cause]] = {
         cause("unexplained", 0.0),
     ],
     "nothing but rounding: the error is of the size of float32's (0.0001%)": [cause("unexplained", 0.0, residual=1e-6)],
-    "99.9% of the error is the tanh GELU: without it the device errs by 0.0370%": [
+    "99.9% of the squared error is the tanh GELU: without it the device errs by 0.0370%": [
         cause("gelu_tanh", 0.2, confirmed=0.9992, without=3.7e-4)
     ],
-    "96.0% of the error is HF32 in the convolutions and the tanh GELU: without them the device errs by 0.0001%": [
-        cause("conv_hf32+gelu_tanh", 0.999, confirmed=0.96, without=1e-6)
-    ],
-    "unexplained: switched off on the device, none of gelu_tanh takes the error away": [
+    "96.0% of the squared error is HF32 in the convolutions and the tanh GELU: without them the device errs by "
+    "0.0001%": [cause("conv_hf32+gelu_tanh", 0.999, confirmed=0.96, without=1e-6)],
+    "unexplained: what can be switched off on the device does not take the error away (gelu_tanh)": [
         cause("gelu_tanh", 0.999, confirmed=0.1, without=0.02, best=False),
         cause("unexplained", 0.0, residual=0.02),
     ],
@@ -162,7 +161,7 @@ def test_what_is_said_of_causes_never_contradicts_their_figures(seed: int) -> No
     words = conclude_causes(events)
     if words.en.startswith("nothing but rounding"):
         assert residual <= rounding_of("float32")
-    elif "of the error is" in words.en:
+    elif "of the squared error is" in words.en:
         assert shown_percents(words)[0] == pytest.approx(max(confirmed or share or 0.0, 0.0), abs=6e-4)
     elif "none of the known causes" in words.en:
         assert best == "unexplained"

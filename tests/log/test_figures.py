@@ -54,7 +54,7 @@ def test_a_metric_for_people(metric: str, value: float | None, text: str) -> Non
         ("gemm_tflops", 0.00004321, "4.32e-05"),
         ("limit_tflops", 312.4, "312"),
         ("gflop_per_image", 1234.5, "1234"),
-        ("threshold", 0.01, "1%"),
+        ("threshold", 0.01, "1.0%"),
         ("threshold", 0.02137062167, "2.1371%"),
         ("explained", 0.9987, "99.9%"),
         ("explained", -5253.502, "0.0%"),

@@ -99,10 +99,9 @@ def test_products_have_the_batchs_rows_up_to_a_bound(work: Work) -> None:
 
 
 @pytest.mark.parametrize("visits", [1, 2, 3, 4])
-def test_every_round_has_its_windows_and_one_a_visit_however_little_time_there_is(visits: int, work: Work) -> None:
-    """Once the time is used up: the first visit has its share of the fewest."""
-    out_of_time = [-(-limit.FEWEST_WINDOWS // visits) + visits - 1, *[visits] * (ROUNDS - 1)]
-    for max_seconds, found in ((1e-9, out_of_time), (1e6, [-(-limit.WINDOWS // visits) * visits] * ROUNDS)):
+def test_every_round_has_its_windows_however_little_time_there_is(visits: int, work: Work) -> None:
+    for max_seconds, windows in ((1e-9, limit.FEWEST_WINDOWS), (1e6, limit.WINDOWS)):
+        found = [-(-windows // visits) * visits] * ROUNDS
         for product in measured(work, 1, max_seconds, visits).shapes:
             assert product.windows_a_round == found
             assert len(product.windows.samples_ms) == sum(found)
@@ -140,7 +139,7 @@ def test_memory_that_runs_out_in_a_later_round_leaves_the_windows_of_fewer_rows(
         meter.measure(round_index, 1, Budget(1, 1, 1e-9))
     for product in meter.limit.shapes:
         assert product.shape[0] == 4
-        assert product.windows_a_round == [0, 0, *[1] * (ROUNDS - 2)]
+        assert product.windows_a_round == [0, 0, *[limit.FEWEST_WINDOWS] * (ROUNDS - 2)]
     assert meter.limit.spread is not None
     assert meter.limit.spread < 1
 

@@ -133,7 +133,7 @@ def printed_forms(number: float) -> set[str]:
     """How a figure may stand on a page."""
     plain = {format(number, form) for form in (".0f", ".1f", ".2f", ".3f", ".6f", ".3g", "g")}
     percents = {f"{max(number, 0) * 100:{form}}%" for form in (".0f", ".1f", ".4f", ".3g", ".5g")}
-    return plain | percents | {f"{number / 1e6:.1f}", f"{number * 1000:.3g}"}  # millions; TFLOP/s as GFLOP/s
+    return plain | percents | {f"{number / 1e6:.1f}"}
 
 
 def known_figures(folder: Path, printed: str) -> set[str]:
@@ -232,7 +232,7 @@ def test_the_tables_are_the_records_cell_by_cell(
     for row in rows[:-2]:
         for record, output in zip(accuracy, outputs, strict=True):
             assert row[output] == figures.format_metric(row[metric], record[row[metric]])
-    assert [rows[-2][output] for output in outputs] == [figures.bound(record["threshold"]) for record in accuracy]
+    assert [rows[-2][output] for output in outputs] == [figures.threshold(record["threshold"]) for record in accuracy]
     assert [rows[-1][output] for output in outputs] == [record["result"] for record in accuracy]
 
 
@@ -291,10 +291,10 @@ def test_both_languages_say_the_same(report: Report, evidence: Path, tmp_path: P
 
 def test_the_cause_and_the_block_are_said_in_words(report: Report, evidence: Path, tmp_path: Path) -> None:
     _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained))
-    assert "Cause: 99.9% of the error is HF32 in the convolutions and the tanh GELU." in pages["report.md"]
+    assert "Cause: 99.9% of the squared error is HF32 in the convolutions and the tanh GELU." in pages["report.md"]
     block = "the error arises in block 1 (blocks.1): alone it errs by 3.2100%, others by 0.00125%."
     assert f"Blocks: {block}" in pages["report.md"]
-    assert "原因：误差的 99.9% 来自卷积使用 HF32 与 GELU 的 tanh 近似。" in pages["report.zh-CN.md"]
+    assert "原因：平方误差的 99.9% 来自卷积使用 HF32 与 GELU 的 tanh 近似。" in pages["report.zh-CN.md"]
     assert "误差产生于 block 1 (blocks.1)：单独计算时误差为 3.2100%" in pages["report.zh-CN.md"]
 
 
@@ -364,6 +364,14 @@ def test_the_headline_has_what_was_measured_alone(report: Report, evidence: Path
         assert len(rows) == 3
 
 
+def test_a_run_on_the_cpu_is_not_said_to_lack_a_cpu_baseline(report: Report, evidence: Path, tmp_path: Path) -> None:
+    assert "no CPU baseline" not in report(evidence)[1]["report.md"]
+    edit = on_device(**NPU)
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=edit, benchmark=edit))
+    assert "no CPU baseline" in pages["report.md"]
+    assert "没有 CPU 基线" in pages["report.zh-CN.md"]
+
+
 def test_each_warning_and_caveat_is_said_once(report: Report, evidence: Path, tmp_path: Path) -> None:
     _, pages = report(copied(evidence, tmp_path / "logs", benchmark=change("perf", "stable", False, batch_size=1)))
     for name, words in (("report.md", "warning: batch 1 is not stable"), ("report.zh-CN.md", "警告：batch 1")):
@@ -395,7 +403,19 @@ def test_what_the_device_confirmed_is_beside_what_was_explained(report: Report, 
     assert "建议：使用 --numerics strict 可消除该误差。" in pages["report.zh-CN.md"]
     _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained))
     assert "confirmed" not in pages["report.md"]
-    assert "What helps" not in pages["report.md"]
+
+
+def test_the_image_that_was_examined_is_named_with_its_error(report: Report, evidence: Path, tmp_path: Path) -> None:
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained)
+    samples = [record for record in read_records(folder / "accuracy.log") if record["event"] == "sample"]
+    image = max(samples, key=lambda sample: sample["relative_l2"])["image"]
+    both = [sample["relative_l2"] for sample in samples if sample["image"] == image]
+    embedding, hidden_state = map(figures.percent, both)
+    _, pages = report(folder)
+    said = f"{image}, whose error is the largest: embedding relative_l2 {embedding}, hidden_state relative_l2"
+    assert f"{said} {hidden_state}." in " ".join(pages["report.md"].split())
+    said = f"{image}：embedding relative_l2 {embedding}，hidden_state relative_l2 {hidden_state}。"
+    assert said.replace(" ", "") in "".join(pages["report.zh-CN.md"].split())
 
 
 def test_the_environment_has_what_an_npu_records(report: Report, evidence: Path, tmp_path: Path) -> None:
@@ -447,6 +467,7 @@ def test_a_run_is_shown_as_it_was_typed(argv: str, shown: str) -> None:
         ("logs/accuracy.log --report report/x", "logs/accuracy.log --report report/x"),
         ("{here}/logs/accuracy.log --report={here}/r", "logs/accuracy.log --report=r"),
         ("/home/somebody/run1/accuracy.log", "run1/accuracy.log"),
+        ("/home/somebody/run1 --report /home/somebody/run1/report", "run1 --report run1/report"),
         ("/home/somebody/a.log ~/x.log ../y.log", "PATH/TO/a.log PATH/TO/x.log PATH/TO/y.log"),
     ],
 )
@@ -948,6 +969,25 @@ def nothing_compared(records: Records) -> None:
     records[:] = [record for record in records if record["event"] not in ("accuracy", "sample")]
 
 
+def little_explains(records: Records) -> None:
+    explained(records)
+    for record in records:
+        if record["event"] == "cause":
+            record.update(explained=0.002)
+
+
+def of_a_simulation(records: Records) -> None:
+    on_device(**{**NPU, "simulated": True})(records)
+    find(records, "model")["weights_source"] = "random"
+
+
+def within_a_few_percent(records: Records) -> None:
+    """All times between two round figures."""
+    for record in records:
+        if record["event"] == "latencies":
+            record["samples_ms"] = [7.0 + place / 100 for place in range(len(record["samples_ms"]))]
+
+
 def one_image(records: Records) -> None:
     kept: list[str] = []
     for record in [record for record in records if record["event"] == "sample"]:
@@ -990,6 +1030,7 @@ def drawn(evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dr
         ("blocks", no_error),
         ("causes", nothing_explains),
         ("causes", nothing_finite),
+        ("causes", little_explains),
     ],
 )
 def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn) -> None:
@@ -1003,12 +1044,31 @@ def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn
         ("causes", confirmed, "confirmed: switched off on the device"),
         ("causes", confirmed, "97.1%"),
         ("causes", explained, "HF32 in the convolutions\n+ the tanh GELU (best)"),
+        ("samples", of_a_simulation, "timm/tiny, random weights, float32, simulated npu:0: Ascend910B2"),
+        ("latency", within_a_few_percent, "7"),
     ],
 )
 def test_a_plot_says(name: str, edit: Edit, words: str, drawn: Drawn) -> None:
     figure = drawn(name, edit)
     assert figure is not None
     assert words in {text.get_text() for text in figure.findobj(Text)}
+
+
+@pytest.mark.parametrize("edit", [within_a_few_percent, lambda records: None])
+def test_a_logarithmic_axis_has_a_scale(edit: Edit, drawn: Drawn) -> None:
+    figure = drawn("latency", edit)
+    assert figure is not None
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 3
+
+
+def test_the_line_in_a_box_is_the_p50_of_the_table(evidence: Path, drawn: Drawn) -> None:
+    figure = drawn("latency", lambda records: None)
+    assert figure is not None
+    lines = [path.vertices[0, 1] for each in figure.axes[0].collections for path in each.get_paths()]
+    perf = [record for record in read_records(evidence / "benchmark.log") if record["event"] == "perf"]
+    assert lines == [record["p50_latency_ms"] for record in perf]
 
 
 @pytest.mark.parametrize("name", ["latency", "throughput", "samples", "blocks", "causes"])

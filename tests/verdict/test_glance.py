@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 import check_accuracy_run_perf as checker
-from common.verdict import glance
+from common.verdict import glance, performance
 from common.verdict.evidence import Check, Judgement, Verdict
 
 LOGS = ROOT / "tests" / "data" / "earlier_logs"
@@ -210,3 +211,19 @@ def test_a_folder_without_logs_names_what_it_holds(
     assert checker.main([str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "is a folder without accuracy.log or benchmark.log, but npu.log: name the files" in error
+
+
+@pytest.mark.parametrize(
+    ("difference", "size", "said"),
+    [
+        (0.02, 1.0, "2.0000% apart"),
+        (math.inf, 1.0, "of another length"),
+        (0.5, 0.0, "zero or infinite embedding"),
+        (math.inf, math.inf, "zero or infinite embedding"),
+    ],
+)
+def test_two_embeddings_that_differ_are_said_to_be_apart(difference: float, size: float, said: str) -> None:
+    assert performance.apart(difference, size) == said
+    check = Check("batch 1 same embedding", said, "<= 1%", Verdict.FAIL)
+    wanted = f"batch 1: the timed embedding and the compared one: {said}, wanted: <= 1%"
+    assert glance.sentence(check) == wanted

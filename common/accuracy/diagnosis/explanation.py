@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from torch import Tensor, nn
@@ -40,19 +41,22 @@ def _explain_by_cause(
     running: Session, reference: nn.Module, module: nn.Module, pixel_values: Tensor, outputs: Outputs
 ) -> None:
     run = partial(devices.forward, reference, pixel_values)
+    expected = run()
     found = causes.explain(
         run,
-        run(),
+        expected,
         outputs,
         causes.hypotheses(running.dtype),
         attention_bits=running.numerics.probe.attention_mantissa_bits,
     )
     if len(found) > 1:
         found = confirmation.confirm(running, found, reference, module, pixel_values, outputs)
+        error = float((causes.joined(outputs, expected) - causes.joined(expected, expected)).norm())
+        running.log.line(f"  both outputs together err by {percent(error if math.isfinite(error) else None)}")
         running.log.line(f"  {'cause':<32} {'explained':>10} {'confirmed':>10}")
     for each in found:
         running.log.record(each)
-        if len(found) > 1:
+        if len(found) > 1 and each.cause != conclusions.UNEXPLAINED:
             shares = f"{share(each.explained):>10} {share(each.confirmed):>10}"
             running.log.line(f"  {each.cause:<32} {shares}{'  <- best' if each.best else ''}")
     running.log.line(f"cause: {conclusions.conclude_causes(found).en}")
