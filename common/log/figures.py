@@ -63,6 +63,8 @@ FORMS: dict[str, Callable[[float], str]] = {
     "confirmed": share,
     "without": percent,
     "speedup": "{:.2f}".format,
+    "load_average": "{:.1f}".format,
+    "own_load": "{:.1f}".format,
     "value": "{:.6f}".format,
 }
 

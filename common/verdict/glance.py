@@ -50,6 +50,7 @@ SENTENCES = {
     r"batch (?P<of>\d+) summary": "batch {of}: {value}",
     r"batch (?P<of>\d+) same embedding": "batch {of}: what was timed and what was compared: {value}, wanted: {bound}",
     "limit": "the device's limit: {value}",
+    "machine": "the machine's state is recorded as no run does: {value}",
 }
 
 

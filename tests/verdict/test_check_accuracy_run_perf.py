@@ -33,9 +33,10 @@ from helpers.logs import (
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
-from common.log.events import OUTPUTS, Limit
+from common.log.events import OUTPUTS, Limit, MachineSettings
 
 Check = Callable[..., tuple[int, str]]
+MACHINE_SETTINGS = schema.keys(MachineSettings)
 
 
 @pytest.fixture(scope="session")
@@ -472,6 +473,65 @@ def test_a_fallback_is_a_warning_in_the_verdict(check: Check, evidence: Path, tm
     code, output = check(log, evidence / "benchmark.log")
     assert code == 0
     assert "warning: operators ran on the CPU: ['aten::foo']" in output
+
+
+def without_machine(records: Records) -> None:
+    records[:] = [record for record in records if record["event"] != "machine"]
+
+
+def calm(records: Records) -> None:
+    """Nothing else on the machine, which the tests' own may not be."""
+    for record in records:
+        if record["event"] == "machine":
+            record.update(load_average=1.0, own_load=1.0)
+
+
+@pytest.mark.parametrize(
+    ("edit", "warning"),
+    [
+        (change("machine", "load_average", 1e6, phase="end"), "load 1000000.0 on"),
+        (change("machine", "load_average", 1e6, phase="start"), "at the run's start"),
+        (
+            change("machine", "foreign_memory_mb", 4096.5, phase="start"),
+            "4096 MiB of the device's memory were not this run's at its start",
+        ),
+        (change("machine", "governor", "powersave"), "the CPU's governor is powersave"),
+        (lambda records: None, None),
+        (without_machine, None),
+    ],
+)
+def test_a_machine_that_spoils_figures_is_a_warning_in_the_verdict(
+    edit: Edit, warning: str | None, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", both(calm, edit))
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    words = ("other processes", "device's memory", "governor")
+    said = [line for line in output.splitlines() if line.startswith("warning: ") and any(w in line for w in words)]
+    assert len(said) == (warning is not None)
+    assert warning is None or warning in said[0]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop("machine", phase="start"),
+        drop("machine", phase="end"),
+        change("machine", "phase", "end", phase="start"),
+        again("machine", {}, phase="end"),
+        lambda records: [find(records, "machine", phase="start").pop(key) for key in MACHINE_SETTINGS] and None,
+        change("machine", "load_average", -0.1, phase="end"),
+        change("machine", "foreign_memory_mb", -1, phase="start"),
+    ],
+)
+def test_a_machine_that_is_recorded_as_no_run_does_cannot_be_judged(
+    edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    code, output = check(
+        evidence / "accuracy.log", edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    )
+    assert code == 2
+    assert [row.split()[0] for row in failing(output)] == ["machine"]
 
 
 # ------------------------------------------------------------------- evidence that is incomplete or of two things
