@@ -196,8 +196,8 @@ def doubts_of_machine(machine: Machine, kind: str, cpu_count: int | None) -> Ite
     if memory is not None and memory > MOST_FOREIGN_MEMORY_MB:
         held = format_figure("foreign_memory_mb", memory)
         yield Words(
-            f"{held} MiB of the device's memory were not this run's at its {machine.phase}: it may be shared.",
-            f"运行{phase}时有 {held} MiB 设备内存不属于本次运行：设备可能被共用。",
+            f"{held} MiB of the device's memory held no tensors of this run at its {machine.phase}: it may be shared.",
+            f"运行{phase}时有 {held} MiB 已占用的设备内存不属于本次运行的张量：设备可能被共用。",
         )
     if machine.load_average is None or machine.own_load is None or cpu_count is None:
         return

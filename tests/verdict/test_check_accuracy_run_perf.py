@@ -22,11 +22,13 @@ from helpers.logs import (
     change,
     drop,
     edited,
+    even,
     find,
     ranks_record,
     read_records,
     sign,
     text_of,
+    times_faster,
     windows,
     write_records,
 )
@@ -493,7 +495,7 @@ def calm(records: Records) -> None:
         (change("machine", "load_average", 1e6, phase="start"), "at the run's start"),
         (
             change("machine", "foreign_memory_mb", 4096.5, phase="start"),
-            "4096 MiB of the device's memory were not this run's at its start",
+            "4096 MiB of the device's memory held no tensors of this run at its start",
         ),
         (change("machine", "governor", "powersave"), "the CPU's governor is powersave"),
         (lambda records: None, None),
@@ -882,24 +884,6 @@ def test_throughput_and_latency_gates(check: Check, evidence: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ the limit
-def times_faster(factor: float, *passes: str) -> Edit:
-    """A consistent log of a run in which these passes took a fraction of the time."""
-
-    def edit(records: Records) -> None:
-        for record in records:
-            if record["event"] == "latencies" and record["pass"] in passes:
-                record["samples_ms"] = [sample / factor for sample in record["samples_ms"]]
-        for row in (record for record in records if record["event"] == "perf"):
-            size = row["batch_size"]
-            of_row = {r["pass"]: windows(r) for r in records if r.get("batch_size") == size and "pass" in r}
-            limits = [record["gemm_tflops"] for record in records if record["event"] == "limit"]
-            ips = formulas.throughput_of(of_row["throughput"], size)
-            limit = formulas.beside_the_limit(ips, find(records, "model")["gflop_per_image"], limits)
-            row |= schema.encode(formulas.summarize_passes(size, **of_row, limit=limit))
-
-    return edit
-
-
 def steady(records: Records) -> None:
     """A consistent log in which every window of a product took as long as its best."""
     with_rounds(records, [1.0] * 5)
@@ -1148,18 +1132,6 @@ def test_ranks_share_one_cpu_but_no_npu(check: Check, evidence: Path, tmp_path: 
 
 
 # --------------------------------------------------------------------------------------------------- a baseline
-def even(milliseconds: float) -> Edit:
-    """A consistent log in which every call took as long."""
-
-    def edit(records: Records) -> None:
-        for record in records:
-            if record["event"] == "latencies":
-                record["samples_ms"] = [milliseconds * record["calls"]] * 9
-        times_faster(1, "latency")(records)
-
-    return edit
-
-
 @pytest.mark.parametrize(
     ("baseline_ms", "word", "code"), [(100.0, "SAME", 0), (103.0, "SAME", 0), (120.0, "FASTER", 0), (80.0, "SLOWER", 1)]
 )
