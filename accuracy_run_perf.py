@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
+            running.record_machine("start")
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
             count = max(batch_sizes) + timing.ROTATION - 1
             decoded = decoding.take(log, ImageChoice.of(args), count)
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = printed.report_rows(log, measurements, work, limit, args.compile)
             printed.report_ranks(log, rank, measurements)
             printed.report_speedup(log, rows, baseline_ms, str(running.device))
+            running.record_machine("end")
             if first:
                 log.line()
                 found = f"performance: {printed.summarize(rows)}"

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   python check_accuracy_run_perf.py --only accuracy          # before there is a performance log
   cat accuracy_log.txt perf_log.txt | python check_accuracy_run_perf.py -
   python check_accuracy_run_perf.py --baseline logs/benchmark.prev.log --max-regression 5%
+  python check_accuracy_run_perf.py runs/npu --compare runs/a100 --min-ratio 0.5
   python check_accuracy_run_perf.py --require-device npu --report report --json verdict.json
 
 exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
@@ -86,6 +87,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how much slower than the baseline a median may be (default: 5%%)",
     )
     parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="LOG",
+        help="logs of the same weights on another device, in another dtype, numerics or mode: ratios, errors and what "
+        "differs; nothing is gated",
+    )
+    parser.add_argument(
+        "--min-ratio",
+        type=options.positive_float,
+        metavar="R",
+        help="FAIL a batch size whose throughput is below R times that of --compare",
+    )
+    parser.add_argument(
         "--allow-random-weights", action="store_true", help="judge evidence that was made with --weights random"
     )
     files = parser.add_argument_group("files")
@@ -100,7 +115,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     files.add_argument("--junit", metavar="FILE", type=Path, help="write one test case a check, as JUnit XML")
     args = parser.parse_args(argv)
     of_perf = {"--min-throughput": args.min_throughput, "--max-latency-ms": args.max_latency_ms}
-    for flag, value in {**of_perf, "--baseline": args.baseline}.items():
+    if args.min_ratio is not None and not args.compare:
+        parser.error("--min-ratio is of the throughput beside that of --compare LOG")
+    for flag, value in {**of_perf, "--baseline": args.baseline, "--min-ratio": args.min_ratio}.items():
         if value is not None and args.only == "accuracy":
             parser.error(f"{flag} is a bound of performance, which --only accuracy does not judge")
     args.logs = args.logs or [f"logs/{log}" for kind, log in LOGS.items() if args.only in (None, kind)]
@@ -114,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         logs += logs_of(args.logs, args.only)
         earlier = read_logs(logs_of([args.baseline], "perf")) if args.baseline else []
-        judgement = judge(read_logs(logs), earlier, bounds, args.only)
+        others = read_logs(logs_of(args.compare, args.only))
+        judgement = judge(read_logs(logs), earlier, bounds, args.only, others)
     except UnreadableLogError as error:
         print(f"error: {shortened(str(error))}", file=sys.stderr)
         judgement = unreadable(error, args.only)

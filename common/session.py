@@ -11,12 +11,25 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from common.cli import environment
+from common.cli import environment, machine
 from common.device import chips, devices, fallback
 from common.device.numerics import Numerics, in_force
 from common.encoder import weights
 from common.encoder.base import Encoder
-from common.log.events import AllowHf32, Cost, Env, Fallback, Model, NonfiniteWeights, Npu, names_a_simulation
+from common.log.conclusions import doubts_of_machine
+from common.log.events import (
+    PLACEBOS,
+    AllowHf32,
+    Cost,
+    Env,
+    Fallback,
+    Machine,
+    MachineSettings,
+    Model,
+    NonfiniteWeights,
+    Npu,
+    names_a_simulation,
+)
 from common.log.writer import NoLog, RunLog
 
 
@@ -67,6 +80,31 @@ class Session:
         )
         if not output.isfinite().all():
             self._blame_weights(encoder)
+
+    def record_machine(self, phase: str) -> None:
+        """Write the `machine` event of the run's start or end, and warn of what spoils its figures."""
+        settings = None
+        if phase == "start":
+            settings = MachineSettings(
+                variables=machine.variables(),
+                allocator=machine.preloaded_allocator(),
+                governor=machine.frequency_policy("scaling_governor"),
+                frequency_driver=machine.frequency_policy("scaling_driver"),
+                allow_internal_format=chips.allows_internal_format(self.device),
+            )
+        found = Machine(
+            phase=phase,
+            foreign_memory_mb=devices.foreign_memory_mb(self.device),
+            load_average=machine.load_average(),
+            own_load=machine.own_load(),
+            settings=settings,
+        )
+        for placebo in PLACEBOS:
+            if settings and placebo in settings.variables:
+                self.log.line(f"{placebo} is set, and has no effect: torch_npu does not read it")
+        for words in doubts_of_machine(found, self.device.type, os.cpu_count()):
+            self.log.line(f"warning: {words.en}")
+        self.log.record(found)
 
     def _blame_weights(self, encoder: Encoder) -> None:
         """Name the weights that are NaN or infinite. Gigabytes take seconds: only where the output is not finite."""

@@ -6,6 +6,7 @@ Names are those of `torch.npu.get_device_name`: Ascend910B4 (A2), Ascend910_9362
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -36,3 +37,10 @@ def compiles_operators(device: torch.device) -> bool | None:
     """Whether operators are compiled just in time; None where this torch_npu does not say."""
     is_off = getattr(device_module(device), "is_jit_compile_false", None)
     return None if is_off is None else not is_off()
+
+
+def allows_internal_format(device: torch.device) -> bool | None:
+    """Whether tensors may have Ascend's own layouts; None where no torch_npu says. Its `config` can only be set."""
+    read = getattr(getattr(sys.modules.get("torch_npu"), "_C", None), "_npu_getOption", None)
+    option = read("ALLOW_INTERNAL_FORMAT") if device.type == "npu" and read else None
+    return option.decode() == "enable" if option else None

@@ -91,6 +91,18 @@ def peak_memory_mb(device: torch.device) -> float | None:
     return float(device_module(device).max_memory_allocated(device)) / MIB
 
 
+def foreign_memory_mb(device: torch.device) -> float | None:
+    """MiB of device memory in use that this process's tensors and their cache do not hold; None on the CPU.
+
+    What the driver takes for this process is among it: some hundred MiB.
+    """
+    module = device_module(device)
+    if device.type == "cpu" or not hasattr(module, "mem_get_info"):
+        return None
+    free, total = module.mem_get_info(device)
+    return max(0.0, float(total - free - module.memory_reserved(device))) / MIB
+
+
 def empty_cache(device: torch.device) -> None:
     """Give cached device memory back, after an out of memory."""
     if device.type != "cpu":

@@ -1,18 +1,17 @@
-"""The diagnosis in words: which cause explains an error, in which block it arises, and what a latency is spent on.
+"""What follows from events, in words: the cause of an error and its block, what a latency is spent on, what spoils it.
 
-It is made of the `cause`, `layer` and `perf` events: the run prints it in English, the pages have both languages.
-Standard library only.
+The run prints it in English, the pages have both languages. Standard library only.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from common.log.events import Cause, Figures, Layer, Perf
-from common.log.figures import percent, share
+from common.log.events import Cause, Figures, Layer, Machine, Perf
+from common.log.figures import format_figure, percent, share
 from common.log.formulas import rounding_of, size_of
 from common.log.reader import UnjudgeableError
 
@@ -211,3 +210,50 @@ def _with_more_images(timed: Mapping[int, Figures], batch_size: int) -> Words:
         f"; batch {larger} takes {cost.en} for {larger} images instead of {batch_size}",
         f"；batch {larger} 处理 {larger} 张图像（而非 {batch_size} 张），{cost.zh}",
     )
+
+
+# ---------------------------------------------------------------------------------------------- the machine's state
+# MiB: more of the device's memory is another process's. What the driver takes for one that computes is some 500 MiB, so
+# that our own stays below, and ours and another's do not.
+MOST_FOREIGN_MEMORY_MB = 900.0
+BUSY_SHARE = 0.5  # of the CPUs: a load by others above it
+WAITS = {"npu": "ASCEND_LAUNCH_BLOCKING", "cuda": "CUDA_LAUNCH_BLOCKING"}  # the variable that makes calls wait
+# Their `powersave` follows the load, as Linux documents; that of all others is the lowest frequency.
+ADAPTIVE_DRIVERS = ("intel_pstate", "amd-pstate-epp")
+
+
+def doubts_of_machine(machine: Machine, kind: str, cpu_count: int | None) -> Iterator[Words]:
+    """What spoils the figures of a run on this kind of device, on a machine of so many CPUs."""
+    settings, phase = machine.settings, "结束" if machine.phase == "end" else "开始"
+    if settings:
+        waits = WAITS.get(kind)
+        if waits and settings.variables.get(waits) == "1":
+            yield Words(
+                f"{waits}=1 makes every operator wait for the device: it is slower than it need be.",
+                f"{waits}=1 使每个算子都等待设备执行完毕：性能数据偏低。",
+            )
+        if kind == "npu" and settings.variables.get("TASK_QUEUE_ENABLE") == "0":
+            yield Words(
+                "TASK_QUEUE_ENABLE=0 turns the task queue off: the figures are slower than by default.",
+                "TASK_QUEUE_ENABLE=0 关闭了任务队列：性能数据低于默认设置。",
+            )
+        if settings.governor == "powersave" and settings.frequency_driver not in ADAPTIVE_DRIVERS:
+            yield Words(
+                "the CPU's governor is powersave, its lowest frequency: what the host issues is slow.",
+                "CPU 调频策略为 powersave（最低频率）：主机下发算子较慢。",
+            )
+    memory = machine.foreign_memory_mb
+    if memory is not None and memory > MOST_FOREIGN_MEMORY_MB:
+        held = format_figure("foreign_memory_mb", memory)
+        yield Words(
+            f"{held} MiB of the device's memory held no tensors of this run at its {machine.phase}: it may be shared.",
+            f"运行{phase}时有 {held} MiB 已占用的设备内存不属于本次运行的张量：设备可能被共用。",
+        )
+    if machine.load_average is None or machine.own_load is None or cpu_count is None:
+        return
+    if machine.load_average - machine.own_load > BUSY_SHARE * cpu_count:
+        load, own = (format_figure(key, getattr(machine, key)) for key in ("load_average", "own_load"))
+        yield Words(
+            f"other processes used the CPUs at the run's {machine.phase}: load {load} on {cpu_count}, {own} its own.",
+            f"运行{phase}时有其他进程占用 CPU：负载 {load}（共 {cpu_count} 个 CPU），其中本次运行 {own}。",
+        )

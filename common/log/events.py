@@ -170,6 +170,37 @@ def names_a_simulation(*names: str | None) -> bool:
     return "SIM" in text or "simulated" in text
 
 
+# Variables that ports set, and that nothing in torch_npu or CANN reads.
+PLACEBOS = ("NPU_FP16_MATMUL", "STRONG_MEMORY_OPT")
+
+
+@declare
+class MachineSettings:
+    """What stays as it is while a run lasts; None for what is not there."""
+
+    variables: Annotated[dict[str, str], "of the environment, those that change how long calls take, as they were set"]
+    allocator: Annotated[str | None, "that `LD_PRELOAD` puts in the place of malloc, by its file name"]
+    governor: Annotated[str | None, "of the first CPU's frequency"]
+    frequency_driver: Annotated[str | None, "that the governor steers"]
+    allow_internal_format: Annotated[bool | None, "torch_npu's, as it was in force; null where it does not say"]
+
+
+@declare
+class Machine(Event, scripts=[PERF]):
+    """run and phase
+
+    The state of the machine around the figures: what else it was busy with.
+    """
+
+    phase: Annotated[str, OneOf(("start", "end")), "before the weights are loaded, and after the last figure"]
+    foreign_memory_mb: Annotated[
+        float | None, "MiB of the device's memory in use that are no tensors of this process; null on the CPU"
+    ]
+    load_average: Annotated[float | None, "of the machine, over a minute: what ran or waited for a CPU"]
+    own_load: Annotated[float | None, "what of it is this process, by its CPU time and age"]
+    settings: Annotated[MachineSettings | None, FLAT, "at the start"] = None
+
+
 @declare
 class Probe:
     """What a device computes. Bits of a mantissa: 23 float32, 11 HF32, 10 TF32 and float16, 7 bfloat16."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from common.log.formulas import METRICS, Metric
 
@@ -68,6 +68,8 @@ FORMS: dict[str, Callable[[float], str]] = {
     "confirmed": share,
     "without": percent,
     "speedup": "{:.2f}".format,
+    "load_average": "{:.1f}".format,
+    "own_load": "{:.1f}".format,
     "value": "{:.6f}".format,
 }
 
@@ -75,3 +77,8 @@ FORMS: dict[str, Callable[[float], str]] = {
 def format_figure(name: str, value: float) -> str:
     """A figure by its key, such as p50_latency_ms; a count as it is."""
     return next((form(value) for end, form in FORMS.items() if name.endswith(end)), f"{value:g}")
+
+
+def format_pair(values: Iterable[float], name: str) -> str:
+    """Figures of one key side by side: 12.50 / 25.00."""
+    return " / ".join(format_figure(name, value) for value in values)

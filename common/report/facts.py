@@ -222,6 +222,7 @@ class Page:
 
     @property
     def runs(self) -> list[Run]:
-        """All that were read, and what was found beside them."""
+        """All that were read, what was found beside them, and what they were compared with."""
         found = [*self.judgement.runs, *(run for topic in self.topics for run in topic.inferences)]
+        found += [run for topic in self.topics for each in topic.group.comparisons for run in each.runs]
         return list({id(run): run for run in found}.values())

@@ -15,7 +15,7 @@ from jinja2.runtime import Context, Macro
 
 from common.log import conclusions, schema
 from common.log.events import DECLARED, PACKAGES, Accuracy
-from common.log.figures import format_figure, format_metric, percent
+from common.log.figures import format_figure, format_metric, format_pair, percent
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
 from common.report.facts import Page, causes_of, explained_samples
@@ -55,7 +55,7 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"whole": whole, "causes": conclusions.conclude_causes, "blocks": conclusions.conclude_blocks}
     made.globals |= {"advise": conclusions.advise, "causes_of": causes_of, "explained_samples": explained_samples}
     made.globals |= {"worst_error": worst_error, "spent": conclusions.conclude_bound}
-    made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape}
+    made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
     return made
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -61,6 +61,61 @@ class Bounds:
     min_throughput: float | None
     max_latency_ms: float | None
     max_regression: float
+    min_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact, by its key in the log, that is another one in two runs."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A batch size in two runs, ours first: the average latency in ms, the throughput in images a second."""
+
+    batch_size: int
+    latency_ms: tuple[float, float]
+    throughput_ips: tuple[float, float]
+
+    @property
+    def latency_ratio(self) -> float:
+        """Ours in times of theirs: below 1 is faster."""
+        return self.latency_ms[0] / self.latency_ms[1]
+
+    @property
+    def throughput_ratio(self) -> float:
+        """Ours in times of theirs: above 1 is faster."""
+        return self.throughput_ips[0] / self.throughput_ips[1]
+
+
+@dataclass(frozen=True)
+class ErrorBeside:
+    """The worst of one metric of one output in two runs, ours first; None where it is not finite."""
+
+    output: str
+    metric: str
+    values: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A group beside another of the same weights, whose title, runs and own verdict these are."""
+
+    title: str
+    runs: Sequence[Run]
+    verdict: Verdict
+    differences: Sequence[Difference]
+    paces: Sequence[Pace]
+    errors: Sequence[ErrorBeside]
+
+    @property
+    def logs(self) -> list[str]:
+        """The names of the other's logs."""
+        return list(dict.fromkeys(run.log for run in self.runs))
 
 
 @dataclass(frozen=True)
@@ -73,6 +128,7 @@ class Group:
     runs: Sequence[Run]
     checks: Sequence[Check] = ()
     remarks: Sequence[Words] = ()
+    comparisons: Sequence[Comparison] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -118,6 +174,11 @@ def worst_verdict(checks: Sequence[Check]) -> Verdict:
     return max((check.verdict for check in checks), default=Verdict.CANNOT_JUDGE)
 
 
+def about(kind: str, checks: Iterable[Check]) -> Iterator[Check]:
+    """`checks`, as those of one kind of evidence."""
+    return (replace(check, about=kind) for check in checks)
+
+
 def passed(condition: bool) -> Verdict:
     return Verdict.PASS if condition else Verdict.FAIL
 
@@ -150,6 +211,13 @@ def at_most(fraction: float) -> str:
 def facts_of(run: Run) -> dict[str, Any]:
     """What a run says of its code, its machine and its encoder, by the keys of the log."""
     return schema.encode(run.start) | schema.encode(run.one(Env)) | schema.encode(run.one(Model))
+
+
+def differences_between(ours: Run, theirs: Run, keys: Iterable[str]) -> list[Difference]:
+    """Those facts that differ; what a run does not say is None."""
+    one, other = facts_of(ours), facts_of(theirs)
+    found = (Difference(key, one.get(key), other.get(key)) for key in keys)
+    return [each for each in found if each.ours != each.theirs]
 
 
 def setting(run: Run) -> str:

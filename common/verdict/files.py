@@ -9,17 +9,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 from common.log import schema
-from common.log.events import Accuracy, Cause, Env, Event, Layer, Perf, Ranks, RunStart, Speedup
+from common.log.events import Accuracy, Cause, Env, Event, Layer, Machine, Perf, Ranks, RunStart, Speedup
 from common.log.framing import printable
 from common.log.reader import Run
 from common.log.whole_files import write_one
-from common.verdict.evidence import Check, Group, Judgement, Verdict, facts_of
+from common.verdict.evidence import Check, Comparison, Group, Judgement, Verdict, facts_of
 
 FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and none that is gone or means another thing
 
 ENVIRONMENT_KEYS = ("device", "device_name", "simulated", "cann", "torch", "torch_npu", "timm", "transformers")
 MODEL_KEYS = ("model", "library", "architecture", "params", "weights_source", "weights_sha256", "dtype", "numerics")
-FIGURES: tuple[type[Event], ...] = (Accuracy, Cause, Layer, Perf, Ranks, Speedup)
+FIGURES: tuple[type[Event], ...] = (Accuracy, Cause, Layer, Perf, Ranks, Speedup, Machine)
 LEFT_OUT = {"fingerprint", "shares", "alone", "baseline_samples_ms"}  # of the figures: what only a check reads
 # How JUnit calls a check that did not pass: a failure of the thing tested, or an error of the test.
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
@@ -71,7 +71,29 @@ def _group(group: Group) -> dict[str, Any]:
         **{key: facts[key] for key in (*MODEL_KEYS, *ENVIRONMENT_KEYS)},
         "simulated": group.runs[0].one(Env).is_simulated,
         "runs": [run.id for run in group.runs],
+        "compared": [_comparison(each) for each in group.comparisons],
         **{kind.event: [_figures(event) for run in group.runs for event in run.all(kind)] for kind in FIGURES},
+    }
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    """Pairs are ours and the other's; ratios ours in times of the other's."""
+    return {
+        "title": found.title,
+        "logs": found.logs,
+        "verdict": str(found.verdict),
+        "differences": {each.key: [each.ours, each.theirs] for each in found.differences},
+        "batches": [
+            {
+                "batch_size": pace.batch_size,
+                "avg_latency_ms": list(pace.latency_ms),
+                "latency_ratio": pace.latency_ratio,
+                "throughput_ips": list(pace.throughput_ips),
+                "throughput_ratio": pace.throughput_ratio,
+            }
+            for pace in found.paces
+        ],
+        "errors": [{"output": each.output, each.metric: list(each.values)} for each in found.errors],
     }
 
 

@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from common.log.events import Accuracy, Env, Model, Perf, Sample
-from common.log.figures import format_figure
+from common.log.figures import format_figure, percent
 from common.log.framing import printable
 from common.log.reader import Run
-from common.verdict.evidence import Check, Group, Judgement, Verdict, worst_verdict
+from common.verdict.comparison import differences_in_words
+from common.verdict.evidence import Check, Comparison, Group, Judgement, Verdict, worst_verdict
 
 WIDTH = 100  # columns
 LONGEST_TEXT = 400  # characters; a hostile log can hold texts of any length
@@ -51,6 +52,11 @@ SENTENCES = {
     r"batch (?P<of>\d+) same embedding": "batch {of}: the timed embedding and the compared one: "
     "{value}, wanted: {bound}",
     "limit": "the device's limit: {value}",
+    r"batch (?P<of>\d+) throughput beside (?P<which>.*)": "batch {of}: throughput beside {which} is {value}; wanted: "
+    "{bound}",
+    "(?P<which>.*) itself": "the compared log is no measure: its own verdict is {value}",
+    "compare": "nothing to compare with: {value}; wanted: {bound}",
+    "machine": "the machine's state is recorded as no run does: {value}",
 }
 
 
@@ -92,6 +98,9 @@ def _group_lines(group: Group, only: str | None) -> Iterator[str]:
             found = words(group) if group.of(kind) else "no run"
             yield from _line(name, f"{_verdict_of(group, kind)}  {found}")
     yield from _line("device", _device(group.runs[0]))
+    for comparison in group.comparisons:
+        for place, text in enumerate(_comparison(comparison)):
+            yield from _line("" if place else "compared", text)
     caveats = [remark.en for remark in group.remarks if not remark.en.startswith(WARNING)]
     for place, caveat in enumerate(caveats or ["a data set's accuracy, or that this is fast enough."]):
         yield from _line("" if place else "not proved", caveat)
@@ -141,6 +150,27 @@ def _performance(group: Group) -> str:
         share = figures[best].limit.percent_of_limit
         found.append(words if share is None else f"{words}, {format_figure('percent_of_limit', share)} of the limit")
     return "; ".join(found)
+
+
+def _comparison(found: Comparison) -> Iterator[str]:
+    """What the other is, our figures in times of its, the errors of both, and what differs."""
+    verdict = "" if found.verdict is Verdict.PASS else f", whose own verdict is {found.verdict}"
+    yield f"with {found.title} ({', '.join(found.logs)}){verdict}"
+    if found.paces:
+        sizes = " ".join(str(pace.batch_size) for pace in found.paces)
+        throughput, latency = (
+            " ".join(f"{getattr(pace, key):.2f}x" for pace in found.paces)
+            for key in ("throughput_ratio", "latency_ratio")
+        )
+        yield f"throughput {throughput}, latency {latency} of the other's, at batch {sizes}"
+    errors = [
+        f"{each.output} {' / '.join(map(percent, each.values))}"
+        for each in found.errors
+        if each.metric == "relative_l2"
+    ]
+    if errors:
+        yield f"relative_l2, ours / the other's: {', '.join(errors)}"
+    yield f"differs: {differences_in_words(found)}"
 
 
 def _device(run: Run) -> str:

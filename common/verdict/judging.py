@@ -12,7 +12,9 @@ from common.log.events import Env, Model
 from common.log.lines import UnreadableRecordError, lines_of
 from common.log.reader import Run, UnjudgeableError, read_runs
 from common.verdict.accuracy import check_references
-from common.verdict.evidence import KIND, Bounds, Check, Group, Judgement, Verdict, guarded
+from common.verdict.comparison import check_comparison, compare
+from common.verdict.evidence import KIND, Bounds, Check, Comparison, Group, Judgement, Verdict, about, guarded
+from common.verdict.machine import check_machine
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
 from common.verdict.remarks import doubts_of_baseline, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
@@ -86,13 +88,18 @@ def _noting(lines: Iterable[bytes], results: set[str]) -> Iterator[bytes]:
 
 
 # ------------------------------------------------------------------------------------------------- judging
-def judge(runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds, only: str | None = None) -> Judgement:
-    """All checks of all runs, or of those of one kind; `earlier` are a baseline's."""
-    if only is not None:
-        runs = [run for run in runs if KIND.get(run.script, only) == only]
+def judge(
+    runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds, only: str | None = None, others: Sequence[Run] = ()
+) -> Judgement:
+    """All checks of all runs, or of those of one kind; `earlier` are a baseline's, `others` those to compare with."""
+    runs = of_kind(runs, only)
     kinds = [kind for kind in KIND.values() if only in (None, kind)]
     checks = [check_integrity(run) for run in runs]
     groups, faults = group_runs([run for run in runs if not run.problems])
+    checks += faults
+    others_groups, faults = group_others(of_kind(others, only), groups, bounds) if groups else ([], [])
+    if groups and others and not others_groups and not faults:
+        faults.append(Check("compare", f"no {' or '.join(kinds)} run", "one", Verdict.CANNOT_JUDGE))
     checks += faults
     if not groups and not any(check.verdict for check in checks):
         missing = ", ".join(f"no {kind}" for kind in kinds)
@@ -104,10 +111,18 @@ def judge(runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds, only: str
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
         found = [*check_group(group, bounds, kinds), *about("perf", check_baseline(group, earlier, bounds))]
+        comparisons: list[Comparison] = []
+        found += guarded(check_others(group, others_groups, bounds, comparisons))
         checked = [replace(check, name=prefix + check.name) for check in found]
-        judged.append(replace(group, checks=checked, remarks=[*doubts_of_baseline(checked), *group.remarks]))
+        remarks = [*doubts_of_baseline(checked), *group.remarks]
+        judged.append(replace(group, checks=checked, remarks=remarks, comparisons=comparisons))
         checks += judged[-1].checks
     return Judgement(checks, judged, runs, only=only)
+
+
+def of_kind(runs: Sequence[Run], only: str | None) -> Sequence[Run]:
+    """The runs of one kind, and those of which it is not known; all of them for None."""
+    return [run for run in runs if only is None or KIND.get(run.script, only) == only]
 
 
 def unreadable(error: UnreadableLogError, only: str | None = None) -> Judgement:
@@ -157,25 +172,65 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
     for run in group.of("accuracy"):
         yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
     for run in group.of("perf"):
+        yield from about("perf", check_machine(run))
         yield from about("perf", guarded(check_perf(run, bounds)))
     for perf in group.of("perf"):
         for accuracy in group.of("accuracy"):
             yield from about("perf", guarded(check_same_outputs(accuracy, perf)))
 
 
-def about(kind: str, checks: Iterable[Check]) -> Iterator[Check]:
-    return (replace(check, about=kind) for check in checks)
+def damages_of(runs: Iterable[Run], role: str) -> list[Check]:
+    """What keeps runs that play a role beside those that are judged from being whole."""
+    found = (check for check in map(check_integrity, runs) if check.verdict)
+    return [replace(check, name=f"{role} {check.name}") for check in found]
 
 
 def check_baseline(group: Group, earlier: Sequence[Run], bounds: Bounds) -> Iterator[Check]:
     """Every performance run against the one that the baseline has of the same encoder; nothing without a baseline."""
     if not earlier:
         return
-    faults = [check for check in map(check_integrity, earlier) if check.verdict]
-    yield from (replace(check, name=f"baseline {check.name}") for check in faults)
+    faults = damages_of(earlier, "baseline")
+    yield from faults
     known = [run for run in earlier if KIND.get(run.script) == "perf"]
     if not faults and len(known) != 1:
         yield Check("baseline", f"{len(known)} perf runs", "1", Verdict.CANNOT_JUDGE)
     elif not faults:
         for run in group.of("perf"):
             yield from guarded(check_regression(run, known[0], bounds.max_regression))
+
+
+def group_others(others: Sequence[Run], groups: Sequence[Group], bounds: Bounds) -> tuple[list[Group], list[Check]]:
+    """The runs to compare with by their identity, each group with its own checks; and why they can't be compared."""
+    faults = damages_of(others, "compare")
+    found, more = group_runs([] if faults else others)
+    faults += [replace(check, name="compare") for check in more]
+    judged_ids = {run.id for group in groups for run in group.runs}
+    known = {weights_of(group) for group in groups}
+    for group in found:
+        if weights_of(group) not in known:
+            value = f"other weights: {group.title} has {weights_of(group)[:8]}"
+            faults.append(Check("compare", value, ", ".join(each[:8] for each in sorted(known)), Verdict.CANNOT_JUDGE))
+        elif any(run.id in judged_ids for run in group.runs):
+            faults.append(Check("compare", "a run beside itself", "another run", Verdict.CANNOT_JUDGE))
+    anywhere = replace(bounds, require_device=None, min_throughput=None, max_latency_ms=None)
+    return [replace(each, checks=list(check_group(each, anywhere, ()))) for each in found], faults
+
+
+def weights_of(group: Group) -> str:
+    return str(group.runs[0].one(Model).weights_sha256)
+
+
+def check_others(
+    group: Group, others: Sequence[Group], bounds: Bounds, comparisons: list[Comparison]
+) -> Iterator[Check]:
+    """A group beside each other of the same weights, noted in `comparisons`; nothing without others."""
+    same = [other for other in others if weights_of(other) == weights_of(group)]
+    if others and not same:
+        yield Check("compare", "none of its weights", "a log of them", Verdict.CANNOT_JUDGE)
+    for found in (each for other in same for each in compare(group, other)):
+        comparisons.append(found)
+        which = "other" if len(comparisons) == 1 else f"other {len(comparisons)}"
+        if not found.paces and not found.errors:
+            yield Check("compare", f"no run of the same kind as {found.title}", "one", Verdict.CANNOT_JUDGE)
+            continue
+        yield from check_comparison(found, which, bounds)

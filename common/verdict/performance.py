@@ -34,8 +34,8 @@ from common.verdict.evidence import (
     Check,
     Verdict,
     at_most,
+    differences_between,
     equal,
-    facts_of,
     judgeable,
     passed,
     setting,
@@ -382,28 +382,30 @@ def check_regression(run: Run, earlier: Run, allowed: float) -> Iterator[Check]:
     Compared are the medians of a call's time, in the latency and in the throughput pass.
     """
     on_cpu = ("cpu_model", "cpu_threads", "cpu_quota") if run.one(Env).kind == "cpu" else ()
-    before, now = facts_of(earlier), facts_of(run)
+    keys = ("device_name", *on_cpu, "model", "weights_sha256", "dtype", "numerics")
     different = [
-        f"{key}: {str(before[key])[:16]}, now {str(now[key])[:16]}"
-        for key in ("device_name", *on_cpu, "model", "weights_sha256", "dtype", "numerics")
-        if before[key] != now[key]
+        f"{each.key}: {str(each.theirs)[:16]}, now {str(each.ours)[:16]}"
+        for each in differences_between(run, earlier, keys)
     ]
     if different:
         yield Check("baseline", "; ".join(different), "the same setting", Verdict.CANNOT_JUDGE)
         return
-    measured = {row.batch_size for row in run.all(Perf) if row.status == "ok"}
-    for row in earlier.all(Perf):
-        if row.status != "ok":
-            continue
-        if row.batch_size not in measured:
-            yield Check(f"batch {row.batch_size} against baseline", "not measured", "measured", Verdict.CANNOT_JUDGE)
+    measured = measured_sizes(run)
+    for size in measured_sizes(earlier):
+        if size not in measured:
+            yield Check(f"batch {size} against baseline", "not measured", "measured", Verdict.CANNOT_JUDGE)
             continue
         for name in ("latency", "throughput"):
-            before_ms, now_ms = (call_times(each, row.batch_size, name) for each in (earlier, run))
+            before_ms, now_ms = (call_times(each, size, name) for each in (earlier, run))
             word = formulas.compare_times(before_ms, now_ms, allowed)
             value = f"{word}: {statistics.median(before_ms):.3f} -> {statistics.median(now_ms):.3f} ms"
             bound = f"at most {allowed * 100:g}% slower"
-            yield Check(f"batch {row.batch_size} {name} against baseline", value, bound, passed(word != "SLOWER"))
+            yield Check(f"batch {size} {name} against baseline", value, bound, passed(word != "SLOWER"))
+
+
+def measured_sizes(run: Run) -> list[int]:
+    """The batch sizes that were measured, as they stand in the log."""
+    return [row.batch_size for row in run.all(Perf) if row.status == "ok"]
 
 
 def call_times(run: Run, batch_size: int, name: str) -> list[float]:

@@ -12,12 +12,13 @@ from common.log.conclusions import Words
 from common.log.events import Accuracy, Env, Fallback, Limit, Model, NoiseFloor, Perf
 from common.log.figures import percent
 from common.log.reader import Run
+from common.verdict import machine
 from common.verdict.evidence import Check
 
 
 def remarks_on(group: Sequence[Run]) -> list[Words]:
     """The remarks on runs of one identity, each once, the gravest last."""
-    found = [remark for run in group for remark in (*_doubts(run), *_timing_doubts(run))]
+    found = [remark for run in group for remark in (*_doubts(run), *machine.doubts_of(run), *_timing_doubts(run))]
     return list(dict.fromkeys([*found, *caveats_of(group[0])]))
 
 

@@ -41,12 +41,12 @@ from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
-from common.log.events import Limit, Product, Windows
+from common.log.events import Limit, Machine, Product, Windows
 
 Random = random.Random
 Record = dict[str, Any]
 
-# Fields that only inform: no figure, no gate and no remark before the verdict follows from them.
+# Fields that only inform: no figure and no gate follows from them, and of `machine` alone a remark before the verdict.
 INFORMS = {
     "run_start": {"argv", "utc", "git"},
     "numerics": {"gelu_replaced", "gelu_tanh"},  # the second is of an operator that the tiny model has not
@@ -55,6 +55,7 @@ INFORMS = {
     "sample": {"image"},
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
+    "machine": {*schema.keys(Machine)} - {"phase"},
     "run_end": {"error"},
 }
 # What identifies a record among those of its event; records of other events are not evidence.
@@ -70,6 +71,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "perf": ("batch_size",),
     "ranks": ("batch_size",),
     "speedup": (),
+    "machine": ("phase",),
     "run_end": (),
 }
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
@@ -158,7 +160,9 @@ def is_same(run: Records, good: Records) -> bool:
         if key not in wanted or not _says_the_same(record, wanted[key], good):
             return False
         seen[key] += 1
-    once = [key for key, record in wanted.items() if record["event"] not in OPTIONAL]
+    without_machine = not any(record.get("event") == Machine.event for record in run)  # as earlier logs are
+    left_out = OPTIONAL | ({Machine.event} if without_machine else set())
+    once = [key for key, record in wanted.items() if record["event"] not in left_out]
     return all(seen[key] == 1 for key in once) and run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
 
 
@@ -448,7 +452,7 @@ def truncate(runs: list[Records], pairs: Sequence[Pair], chooser: Random) -> Non
 def unknown_record(runs: list[Records], pairs: Sequence[Pair], chooser: Random) -> None:
     run = chooser.choice(runs)
     event = chooser.choice(
-        ["bogus", "inference", "fallback", "skipped", "startup", "noise_floor", "run_start", "run_end"]
+        ["bogus", "inference", "fallback", "skipped", "startup", "noise_floor", "machine", "run_start", "run_end"]
     )
     known = {"output": chooser.choice(VALUES)(chooser), "relative_l2": chooser.choice(VALUES)(chooser)}
     extra = {"run": run[0]["run"], "seq": 0, "event": event, **known, "operators": chooser.choice(VALUES)(chooser)}

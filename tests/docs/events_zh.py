@@ -23,6 +23,7 @@ CHINESE = {
     "text, or missing": "文本，可缺省",
     "number, or missing": "数值，可缺省",
     "boolean": "布尔值",
+    "boolean or null": "布尔值或 null",
     "boolean, or missing": "布尔值，可缺省",
     "object": "对象",
     "list of integers": "整数列表",
@@ -57,6 +58,8 @@ CHINESE = {
     "of a perf run": "性能运行",
     "of a perf run, where operations can be counted": "可统计运算量的性能运行",
     "on an NPU": "在 NPU 上",
+    "at the start": "在开始时",
+    "run and phase": "一次运行的一个阶段",
     "of a `hidden_state`": "输出为 `hidden_state` 时",
     "where it is ok": "测量成功时",
     # ---------------------------------------------------------------------------------------- the run and its machine
@@ -99,6 +102,26 @@ CHINESE = {
     "GELU is not the device's native one": "GELU 不是设备自带的算子",
     "the same of the CPU in float32": "CPU 以 float32 计算时的同样探测结果",
     "that ran on the CPU": "在 CPU 上执行的算子",
+    "The state of the machine around the figures: what else it was busy with.": (
+        "测量前后机器的状态：是否还在忙于其他任务。"
+    ),
+    "before the weights are loaded, and after the last figure": "加载权重之前，以及最后一项测量之后",
+    "MiB of the device's memory in use that are no tensors of this process; null on the CPU": (
+        "已占用的设备内存中不属于本进程张量的部分，单位 MiB；CPU 上为 null"
+    ),
+    "of the machine, over a minute: what ran or waited for a CPU": "整机一分钟内的平均负载：正在运行或等待 CPU 的进程",
+    "what of it is this process, by its CPU time and age": "其中本进程的部分，由其 CPU 时间与已运行时间得出",
+    "of the environment, those that change how long calls take, as they were set": (
+        "影响调用耗时的环境变量，按用户的设置"
+    ),
+    "that `LD_PRELOAD` puts in the place of malloc, by its file name": (
+        "`LD_PRELOAD` 用以替代 malloc 的分配器，只记文件名"
+    ),
+    "of the first CPU's frequency": "第一个 CPU 的调频策略",
+    "that the governor steers": "该策略所用的调频驱动",
+    "torch_npu's, as it was in force; null where it does not say": (
+        "torch_npu 的开关，以实际生效者为准；无法得知时为 null"
+    ),
     # -------------------------------------------------------------------------------------------------- the encoder
     "as it was asked for, a folder by its last part": "用户指定的模型，文件夹只记最后一段",
     "the library's name of it": "该库中的名称",

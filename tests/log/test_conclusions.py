@@ -12,8 +12,15 @@ import pytest
 from helpers.events import example
 
 from common.log import formulas
-from common.log.conclusions import Words, advise, conclude_blocks, conclude_bound, conclude_causes
-from common.log.events import Cause, Event, Layer, Model, Perf, Timed, Windows
+from common.log.conclusions import (
+    Words,
+    advise,
+    conclude_blocks,
+    conclude_bound,
+    conclude_causes,
+    doubts_of_machine,
+)
+from common.log.events import Cause, Event, Layer, Machine, Model, Perf, Timed, Windows
 from common.log.formulas import rounding_of
 from common.log.reader import UnjudgeableError
 from common.log.schema import MisfitError, decode, encode
@@ -254,3 +261,45 @@ def test_what_is_not_known_of_a_bound_is_not_said() -> None:
     assert conclude_bound(unbounded, 1, False) is None
     assert conclude_bound(rows((1, 10.0, None)), 1, False) is None
     assert conclude_bound(failed, 4, False) is None
+
+
+# ---------------------------------------------------------------------------------------------- the machine's state
+CALM: dict[str, Any] = {
+    "phase": "start",
+    "foreign_memory_mb": 500.0,
+    "load_average": 3.5,
+    "own_load": 0.5,
+    "variables": {"ASCEND_LAUNCH_BLOCKING": "0", "TASK_QUEUE_ENABLE": "2"},
+    "governor": "performance",
+}
+SPOILERS = [
+    ({"variables": {"ASCEND_LAUNCH_BLOCKING": "1"}}, "npu", "ASCEND_LAUNCH_BLOCKING=1"),
+    ({"variables": {"ASCEND_LAUNCH_BLOCKING": "1"}}, "cuda", None),
+    ({"variables": {"CUDA_LAUNCH_BLOCKING": "1"}}, "cuda", "CUDA_LAUNCH_BLOCKING=1"),
+    ({"variables": {"TASK_QUEUE_ENABLE": "0"}}, "npu", "TASK_QUEUE_ENABLE=0"),
+    ({"variables": {"TASK_QUEUE_ENABLE": "0"}}, "cpu", None),
+    ({"variables": {"NPU_FP16_MATMUL": "1"}}, "npu", None),
+    ({"foreign_memory_mb": 900.0}, "npu", None),
+    ({"foreign_memory_mb": 901.0}, "npu", "901 MiB"),
+    ({"foreign_memory_mb": None}, "npu", None),
+    ({"load_average": 4.5}, "cpu", None),  # 4.0 by others, on 8 CPUs
+    ({"load_average": 4.7}, "cpu", "load 4.7 on 8, 0.5 its own"),
+    ({"load_average": 4.7, "own_load": 0.8}, "cpu", None),
+    ({"load_average": None}, "cpu", None),
+    ({"governor": "powersave", "frequency_driver": "cppc_cpufreq"}, "npu", "powersave"),
+    ({"governor": "powersave", "frequency_driver": "intel_pstate"}, "npu", None),
+]
+
+
+@pytest.mark.parametrize(("changes", "kind", "said"), SPOILERS)
+def test_what_spoils_a_figure_is_said_and_nothing_else(changes: dict[str, Any], kind: str, said: str | None) -> None:
+    found = list(doubts_of_machine(example(Machine, **{**CALM, **changes}), kind, 8))
+    assert len(found) == (said is not None)
+    for words in found:
+        assert said in words.en
+        assert sorted(re.findall(r"[\d.]*\d", words.en)) == sorted(re.findall(r"[\d.]*\d", words.zh))
+        assert re.search("[\u4e00-\u9fff]", words.zh)
+
+
+def test_a_machine_of_unknown_cpus_is_not_said_to_be_busy() -> None:
+    assert list(doubts_of_machine(example(Machine, **{**CALM, "load_average": 1e9}), "cpu", None)) == []

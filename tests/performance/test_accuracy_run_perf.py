@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from helpers.logs import Records, find, read_records
 from torch import Tensor
 
 import accuracy_run_perf
+from common.cli import machine
 from common.device import devices
 from common.device.ranks import Rank
 from common.encoder import transformers_models
@@ -375,3 +377,33 @@ def test_a_compiler_has_room_for_every_batch_size(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Exception, match=r"(?i)limit"):
         for size in range(13, 30):
             module(torch.ones(size))
+
+
+def test_the_machine_is_recorded_before_and_after(
+    run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STRONG_MEMORY_OPT", "1")
+    monkeypatch.setattr(machine, "load_average", lambda: 1e6)
+    records = run()
+    start, end = [record for record in records if record["event"] == "machine"]
+    places = [record["event"] for record in records]
+    assert (start["phase"], end["phase"]) == ("start", "end")
+    assert places.index("machine") < places.index("startup")
+    assert places[-2:] == ["machine", "run_end"]
+    assert start["variables"]["STRONG_MEMORY_OPT"] == "1"
+    assert "variables" not in end
+    assert start["foreign_memory_mb"] is None
+    output = capsys.readouterr().out
+    assert "STRONG_MEMORY_OPT is set, and has no effect: torch_npu does not read it" in output
+    assert output.count("warning: other processes used the CPUs") == 2
+
+
+def test_memory_of_others_is_what_no_tensor_of_ours_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1000 MiB 300 are free, and 200 are this process's."""
+    mib = 2**20
+    card = SimpleNamespace(mem_get_info=lambda _: (300 * mib, 1000 * mib), memory_reserved=lambda _: 200 * mib)
+    monkeypatch.setattr(devices, "device_module", lambda _: card)
+    assert devices.foreign_memory_mb(torch.device("cuda")) == 500.0
+    assert devices.foreign_memory_mb(torch.device("cpu")) is None
+    monkeypatch.setattr(devices, "device_module", lambda _: SimpleNamespace())
+    assert devices.foreign_memory_mb(torch.device("cuda")) is None, "an old torch_npu does not say"

@@ -425,15 +425,33 @@ def test_the_environment_has_what_an_npu_records(report: Report, evidence: Path,
         find(records, "env").update(switches, cube_math_type="USE_HF32", jit_compile=True, compatible_impl="1")
         find(records, "numerics")["gelu_by"] = "npu_gelu"
 
-    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=asked, benchmark=asked))
+    def timed(records: Records) -> None:
+        asked(records)
+        loads = {"load_average": 1.25, "own_load": 1.0, "foreign_memory_mb": 512.5}
+        settings = {"variables": {"CPU_AFFINITY_CONF": "1"}, "allocator": "libjemalloc.so.2", "governor": "performance"}
+        none = {"frequency_driver": None, "allow_internal_format": None}
+        both = ({"phase": "start", **loads, **settings, **none}, {"phase": "end", **loads})
+        records[-1:-1] = [{"run": records[0]["run"], "seq": 0, "event": "machine", **each} for each in both]
+
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=asked, benchmark=timed))
     for name, yes in (("report.md", "yes"), ("report.zh-CN.md", "是")):
         cells = [row for rows in tables(pages[name]) for row in rows]
         assert ["cube_math_type", "USE_HF32"] in cells
         assert ["TORCH_NPU_USE_COMPATIBLE_IMPL", "1"] in cells
         assert [row[1] for row in cells if "jit_compile" in row[0]] == [yes]
         assert [row for row in cells if row[1:] == ["npu_gelu"]]
+        assert ["CPU_AFFINITY_CONF", "1"] in cells
+        ours = [
+            row[1]
+            for row in cells
+            if re.search("LD_PRELOAD|CPU governor|调频|load average|负载|memory not|内存$", row[0])
+        ]
+        loads = ["1.2 (1.0)" if yes == "yes" else "1.2（1.0）", "512 MiB"]
+        assert ours == ["libjemalloc.so.2", "performance", *loads, *loads]
     _, pages = report(evidence)
-    assert not re.search("cube_math_type|jit_compile|COMPATIBLE_IMPL|npu_gelu", "".join(pages.values()))
+    assert not re.search(
+        "LD_PRELOAD|governor|cube_math_type|jit_compile|COMPATIBLE_IMPL|npu_gelu", "".join(pages.values())
+    )
 
 
 # --------------------------------------------------------------------------------------------------- how it was run
@@ -639,7 +657,8 @@ def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidenc
     code, pages = report(folder)
     assert code == 0, pages["out"]
     headings = re.findall(r"^## (.*)$", pages["report.md"], re.M)
-    assert len(headings) == len(set(headings)) == 2 * len(sections_of("report.md")) + 1
+    always = set(sections_of("report.md")) - {"Comparison"}
+    assert len(headings) == len(set(headings)) == 2 * len(always) + 1
     assert "latency-2.png" in pages["report.md"]
 
 

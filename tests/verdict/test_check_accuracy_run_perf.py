@@ -22,20 +22,23 @@ from helpers.logs import (
     change,
     drop,
     edited,
+    even,
     find,
     ranks_record,
     read_records,
     sign,
     text_of,
+    times_faster,
     windows,
     write_records,
 )
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
-from common.log.events import OUTPUTS, Limit
+from common.log.events import OUTPUTS, Limit, MachineSettings
 
 Check = Callable[..., tuple[int, str]]
+MACHINE_SETTINGS = schema.keys(MachineSettings)
 
 
 @pytest.fixture(scope="session")
@@ -474,6 +477,65 @@ def test_a_fallback_is_a_warning_in_the_verdict(check: Check, evidence: Path, tm
     assert "warning: operators ran on the CPU: ['aten::foo']" in output
 
 
+def without_machine(records: Records) -> None:
+    records[:] = [record for record in records if record["event"] != "machine"]
+
+
+def calm(records: Records) -> None:
+    """Nothing else on the machine, which the tests' own may not be."""
+    for record in records:
+        if record["event"] == "machine":
+            record.update(load_average=1.0, own_load=1.0)
+
+
+@pytest.mark.parametrize(
+    ("edit", "warning"),
+    [
+        (change("machine", "load_average", 1e6, phase="end"), "load 1000000.0 on"),
+        (change("machine", "load_average", 1e6, phase="start"), "at the run's start"),
+        (
+            change("machine", "foreign_memory_mb", 4096.5, phase="start"),
+            "4096 MiB of the device's memory held no tensors of this run at its start",
+        ),
+        (change("machine", "governor", "powersave"), "the CPU's governor is powersave"),
+        (lambda records: None, None),
+        (without_machine, None),
+    ],
+)
+def test_a_machine_that_spoils_figures_is_a_warning_in_the_verdict(
+    edit: Edit, warning: str | None, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    log = edited(evidence / "benchmark.log", tmp_path / "benchmark.log", both(calm, edit))
+    code, output = check(evidence / "accuracy.log", log)
+    assert code == 0, output
+    words = ("other processes", "device's memory", "governor")
+    said = [line for line in output.splitlines() if line.startswith("warning: ") and any(w in line for w in words)]
+    assert len(said) == (warning is not None)
+    assert warning is None or warning in said[0]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        drop("machine", phase="start"),
+        drop("machine", phase="end"),
+        change("machine", "phase", "end", phase="start"),
+        again("machine", {}, phase="end"),
+        lambda records: [find(records, "machine", phase="start").pop(key) for key in MACHINE_SETTINGS] and None,
+        change("machine", "load_average", -0.1, phase="end"),
+        change("machine", "foreign_memory_mb", -1, phase="start"),
+    ],
+)
+def test_a_machine_that_is_recorded_as_no_run_does_cannot_be_judged(
+    edit: Edit, check: Check, evidence: Path, tmp_path: Path
+) -> None:
+    code, output = check(
+        evidence / "accuracy.log", edited(evidence / "benchmark.log", tmp_path / "benchmark.log", edit)
+    )
+    assert code == 2
+    assert [row.split()[0] for row in failing(output)] == ["machine"]
+
+
 # ------------------------------------------------------------------- evidence that is incomplete or of two things
 OTHER_THINGS = [
     change("model", "weights_sha256", "0" * 64),
@@ -822,24 +884,6 @@ def test_throughput_and_latency_gates(check: Check, evidence: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ the limit
-def times_faster(factor: float, *passes: str) -> Edit:
-    """A consistent log of a run in which these passes took a fraction of the time."""
-
-    def edit(records: Records) -> None:
-        for record in records:
-            if record["event"] == "latencies" and record["pass"] in passes:
-                record["samples_ms"] = [sample / factor for sample in record["samples_ms"]]
-        for row in (record for record in records if record["event"] == "perf"):
-            size = row["batch_size"]
-            of_row = {r["pass"]: windows(r) for r in records if r.get("batch_size") == size and "pass" in r}
-            limits = [record["gemm_tflops"] for record in records if record["event"] == "limit"]
-            ips = formulas.throughput_of(of_row["throughput"], size)
-            limit = formulas.beside_the_limit(ips, find(records, "model")["gflop_per_image"], limits)
-            row |= schema.encode(formulas.summarize_passes(size, **of_row, limit=limit))
-
-    return edit
-
-
 def steady(records: Records) -> None:
     """A consistent log in which every window of a product took as long as its best."""
     with_rounds(records, [1.0] * 5)
@@ -1088,18 +1132,6 @@ def test_ranks_share_one_cpu_but_no_npu(check: Check, evidence: Path, tmp_path: 
 
 
 # --------------------------------------------------------------------------------------------------- a baseline
-def even(milliseconds: float) -> Edit:
-    """A consistent log in which every call took as long."""
-
-    def edit(records: Records) -> None:
-        for record in records:
-            if record["event"] == "latencies":
-                record["samples_ms"] = [milliseconds * record["calls"]] * 9
-        times_faster(1, "latency")(records)
-
-    return edit
-
-
 @pytest.mark.parametrize(
     ("baseline_ms", "word", "code"), [(100.0, "SAME", 0), (103.0, "SAME", 0), (120.0, "FASTER", 0), (80.0, "SLOWER", 1)]
 )
