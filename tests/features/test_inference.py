@@ -72,8 +72,8 @@ def noise(path: Path, seed: int) -> Path:
 
 # ----------------------------------------------------------------------------------------------- what is printed
 def test_the_lines_of_the_reference_are_printed_verbatim(run_script: Runner, tmp_path: Path) -> None:
-    """As a process, without --image and with standard output piped: the log's every line is there too."""
-    finished = run_script("inference.py", *DEMO)
+    """As a plain process, without --image and with standard output piped: the log's every line is there too."""
+    finished = run_script("inference.py", *DEMO, env={})
     assert (finished.code, finished.stderr) == (0, "")
     printed = finished.stdout.splitlines()
     lines = [line for line in printed if not line.startswith("@record ")]

@@ -63,12 +63,18 @@ class Forks:
     ) -> None:
         self._process.communicate("\n")  # not the end of the file: a fork of this process may hold the pipe open
 
-    def run(self, script: Path | str, *arguments: object, cwd: Path, **environment: object) -> Finished:
-        """Run a script of the project, or the one at a path, in `cwd` with these environment variables added."""
+    def run(
+        self, script: Path | str, *arguments: object, cwd: Path, npu: bool = True, **environment: object
+    ) -> Finished:
+        """Run a script of the project, or the one at a path, in `cwd` with these environment variables added.
+
+        Without `npu`, there is no torch_npu.
+        """
         job = {
             "script": str(ROOT / script),
             "arguments": [str(argument) for argument in arguments],
             "cwd": str(cwd),
+            "path": [str(SIMULATED_NPU)] if npu else [],
             "environment": {key: str(value) for key, value in environment.items()},
         }
         assert self._process.stdin and self._process.stdout
@@ -98,7 +104,7 @@ def run_job(job: dict[str, Any]) -> int:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = [job["script"], *job["arguments"]]
-    sys.path[:0] = [str(Path(job["script"]).parent), str(SIMULATED_NPU)]
+    sys.path[:0] = [str(Path(job["script"]).parent), *job["path"]]
     code = 0
     try:
         runpy.run_path(job["script"], run_name="__main__")
