@@ -73,7 +73,7 @@ def run_script(tmp_path: Path, request: pytest.FixtureRequest) -> Runner:
     def run(script: str, *arguments: object, env: dict[str, str] | None = None) -> Finished:
         if env is None and script in TORCH_SCRIPTS:
             forks: Forks = request.getfixturevalue("forks")
-            return forks.run(script, *arguments, cwd=tmp_path, npu=False)
+            return forks.run(script, *arguments, cwd=tmp_path, path=())
         done = subprocess.run(
             [sys.executable, ROOT / script, *map(str, arguments)],
             cwd=tmp_path,
