@@ -26,6 +26,8 @@ import torch
 from conftest import ROOT, Finished
 
 SIMULATED_NPU = ROOT / "tests" / "simulated_npu"
+# A machine may have set them, or a script that ran in the tests' own process.
+OF_NPUS = ("SIMULATED_NPU_", "ASCEND_", "TORCH_NPU_")
 needs_simulated_npu = pytest.mark.skipif(
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no device backends written in Python; 2.14 has",
@@ -42,7 +44,7 @@ class Forks:
 
     def __enter__(self) -> Forks:
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(OF_NPUS)},
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
