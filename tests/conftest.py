@@ -1,4 +1,4 @@
-"""What the tests share: the scripts as real processes, tiny checkpoints, and real photos."""
+"""What the tests share: the scripts as processes, tiny checkpoints, and real photos."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: the tests run a worker a core
 
 ROOT = Path(__file__).parent.parent
+TORCH_SCRIPTS = ("inference.py", "accuracy_run.py", "accuracy_run_perf.py")
 PERF_QUICK = ("--batch-sizes", "1", "2", "--iterations", "5", "--warmup", "1", "--max-seconds", "60")
 
 TINY_TIMM = {
@@ -62,13 +63,20 @@ Runner = Callable[..., Finished]
 
 
 @pytest.fixture
-def run_script(tmp_path: Path) -> Runner:
-    """Run a script of the project in a folder of the test, without a network and on one thread."""
+def run_script(tmp_path: Path, request: pytest.FixtureRequest) -> Runner:
+    """Run a script of the project in a folder of the test, without a network and on one thread.
 
-    def run(script: str, *arguments: object, env: dict[str, str] | None = None, cwd: Path = tmp_path) -> Finished:
+    One that needs torch is a fork of a process that has it; with variables of its own, even none, a plain process, as
+    an import may read them.
+    """
+
+    def run(script: str, *arguments: object, env: dict[str, str] | None = None) -> Finished:
+        if env is None and script in TORCH_SCRIPTS:
+            forks: Forks = request.getfixturevalue("forks")
+            return forks.run(script, *arguments, cwd=tmp_path, path=())
         done = subprocess.run(
             [sys.executable, ROOT / script, *map(str, arguments)],
-            cwd=cwd,
+            cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})},
             capture_output=True,
             text=True,
@@ -79,9 +87,9 @@ def run_script(tmp_path: Path) -> Runner:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """A process that has imported the libraries, and forks a child for each script of a file of tests."""
+    """A process that has imported the libraries, and forks a child for each script."""
     from helpers.forks import Forks
 
     with Forks() as running:

@@ -98,9 +98,9 @@ def test_the_logs_own_threshold_sets_its_result(tiny_timm: Path, tmp_path: Path)
 
 
 def test_the_chain_passes_and_a_failed_run_takes_its_evidence_away(tmp_path: Path, run_script: Runner) -> None:
-    """The reference's sequence on the demo model, as processes; then one run that fails in the same folder."""
-    accuracy = run_script("accuracy_run.py", "--model", "demo", "--device", "cpu", "--samples", "2")
-    perf = run_script("accuracy_run_perf.py", "--model", "demo", "--device", "cpu", *PERF_QUICK)
+    """The reference's sequence on the demo model, as plain processes; then one run that fails in the same folder."""
+    accuracy = run_script("accuracy_run.py", "--model", "demo", "--device", "cpu", "--samples", "2", env={})
+    perf = run_script("accuracy_run_perf.py", "--model", "demo", "--device", "cpu", *PERF_QUICK, env={})
     assert (accuracy.code, perf.code) == (0, 0), accuracy.stderr + perf.stderr
     for line in ("max_abs_error: ", "mean_abs_error: ", "cosine_similarity: ", "threshold: 1.0%", "result: PASS"):
         assert re.search(f"^(?!@).*{line}", accuracy.stdout, re.MULTILINE)

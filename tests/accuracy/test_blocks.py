@@ -18,7 +18,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import transformers
-from helpers.forks import measure_on_simulated_npu, needs_simulated_npu
+from helpers.forks import Forks, needs_simulated_npu
 from helpers.logs import read_records
 from helpers.small_models import DEMO, VIT, Model, load
 from torch import Tensor, nn
@@ -305,8 +305,8 @@ FAULTS = ("layer_norm:scale=1.01", "attention:zero;head=0")
 
 
 @pytest.fixture(scope="module")
-def on_simulated_npu() -> dict[str, Any]:
-    return measure_on_simulated_npu(__file__, gelu="exact")
+def on_simulated_npu(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return forks.measure_on_simulated_npu(__file__, "exact", tmp_path_factory.mktemp("npu"))
 
 
 @needs_simulated_npu

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.forks import measure_on_simulated_npu, needs_simulated_npu
+from helpers.forks import Forks, needs_simulated_npu
 from helpers.small_models import DEMO, VIT, Model, load
 from torch import Tensor, nn
 
@@ -424,8 +424,8 @@ SIMULATED = {  # conv HF32, matmul HF32, tanh GELU, dtype
 
 
 @pytest.fixture(scope="module")
-def on_simulated_npu() -> dict[str, Any]:
-    return measure_on_simulated_npu(__file__, gelu="tanh")
+def on_simulated_npu(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return forks.measure_on_simulated_npu(__file__, "tanh", tmp_path_factory.mktemp("npu"))
 
 
 @needs_simulated_npu

@@ -1,12 +1,11 @@
 """The simulated NPU does what its documentation says.
 
 It changes torch for a whole process and reads its settings from the environment, so the bodies of
-the tests marked ``simulated`` run in child processes, one for each environment: this file, run as
+the tests marked ``simulated`` run in forked processes, one for each environment: this file, run as
 a script, executes the bodies that belong to the environment named on its command line.
 """
 
 import copy
-import functools
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.forks import Forks
 from torch import nn
 
 SIMULATED_NPU = Path(__file__).parents[1] / "simulated_npu"
@@ -45,26 +45,29 @@ def child_process(command: list[str], **variables: str) -> subprocess.CompletedP
     return subprocess.run([sys.executable, *command], env=environ, capture_output=True, text=True, timeout=120)
 
 
-@functools.cache
-def failures_in(environment: str) -> dict[str, str]:
-    """Traceback, or "" for success, of every body that runs in ``environment``, by name."""
-    child = child_process([__file__, environment], **json.loads(environment))
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout.splitlines()[-1])
+found: dict[str, dict[str, str]] = {}  # by environment: traceback, or "" for success, of each of its bodies by name
 
 
-def simulated(**variables: str) -> Callable[[Body], Body]:
+def failures_in(environment: str, forks: Forks, folder: Path) -> dict[str, str]:
+    if environment not in found:
+        child = forks.run(__file__, environment, cwd=folder, **json.loads(environment))
+        assert child.code == 0, child.stderr
+        found[environment] = json.loads(child.stdout.splitlines()[-1])
+    return found[environment]
+
+
+def simulated(**variables: str) -> Callable[[Body], Callable[[Forks, Path], None]]:
     """Run the test's body in a child process whose environment has ``variables``."""
     environment = json.dumps(variables, sort_keys=True)
 
-    def decorate(body: Body) -> Body:
+    def decorate(body: Body) -> Callable[[Forks, Path], None]:
         bodies[environment][body.__name__] = body
 
-        @functools.wraps(body)
-        def test() -> None:
-            if failure := failures_in(environment)[body.__name__]:
+        def test(forks: Forks, tmp_path: Path) -> None:
+            if failure := failures_in(environment, forks, tmp_path)[body.__name__]:
                 pytest.fail(failure, pytrace=False)
 
+        test.__name__ = body.__name__
         return test
 
     return decorate
@@ -72,6 +75,8 @@ def simulated(**variables: str) -> Callable[[Body], Body]:
 
 def run_bodies(environment: str) -> None:
     """In the child: run the environment's bodies, and print their failures as the last line."""
+    import torch_npu  # noqa: F401
+
     failures = {}
     for name, body in bodies[environment].items():
         failures[name] = ""

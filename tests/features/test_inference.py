@@ -16,8 +16,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_TIMM, Finished, Runner, save_timm
+from conftest import ROOT, TINY_TIMM, Finished, Runner, save_timm
 from helpers import logs
+from helpers.forks import Forks
 from helpers.logs import RunOnDisk
 from PIL import Image
 from safetensors import safe_open
@@ -72,8 +73,8 @@ def noise(path: Path, seed: int) -> Path:
 
 # ----------------------------------------------------------------------------------------------- what is printed
 def test_the_lines_of_the_reference_are_printed_verbatim(run_script: Runner, tmp_path: Path) -> None:
-    """As a process, without --image and with standard output piped: the log's every line is there too."""
-    finished = run_script("inference.py", *DEMO)
+    """As a plain process, without --image and with standard output piped: the log's every line is there too."""
+    finished = run_script("inference.py", *DEMO, env={})
     assert (finished.code, finished.stderr) == (0, "")
     printed = finished.stdout.splitlines()
     lines = [line for line in printed if not line.startswith("@record ")]
@@ -291,34 +292,38 @@ def test_a_torch_that_can_not_be_imported(
 
 # ------------------------------------------------------------------------------------------------ folders, and resuming
 KILL_AT = """
-import os, signal
-if "KILL_AT" in os.environ:
-    import PIL.Image
-    opened, count = PIL.Image.open, iter(range(10**6))
-    def open_or_die(*arguments, **keywords):
-        if next(count) == int(os.environ["KILL_AT"]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return opened(*arguments, **keywords)
-    PIL.Image.open = open_or_die
+import os, runpy, signal, sys
+import PIL.Image
+opened, count = PIL.Image.open, iter(range(10**6))
+def open_or_die(*arguments, **keywords):
+    if next(count) == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return opened(*arguments, **keywords)
+PIL.Image.open = open_or_die
+runpy.run_path(os.environ["SCRIPT"], run_name="__main__")
 """
 
 
-def test_a_killed_run_is_resumed_to_the_same_bytes(run_script: Runner, tiny_timm: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_bytes(
+    run_script: Runner, forks: Forks, tiny_timm: Path, tmp_path: Path
+) -> None:
     """Killed at its 21st image of 30; the second run decodes what is missing and no more."""
     for number in range(30):
         noise(tmp_path / "photos" / f"{number:02}.png", seed=number)
-    (tmp_path / "sitecustomize.py").write_text(KILL_AT)
+    (tmp_path / "killed.py").write_text(KILL_AT)
     arguments = ("--model", tiny_timm, *CPU, "--image", "photos", "--batch-size", 2, "--workers", 0, "--output")
-    file, path = "features.safetensors", {"PYTHONPATH": str(tmp_path)}
+    file, script = "features.safetensors", ROOT / "inference.py"
     assert run_script("inference.py", *arguments, "whole.safetensors").code == 0
 
-    killed = run_script("inference.py", *arguments, file, env={**path, "KILL_AT": "20"})
+    killed = forks.run(tmp_path / "killed.py", *arguments, file, cwd=tmp_path, path=(ROOT,), SCRIPT=script, KILL_AT=20)
     assert killed.code == -9
     assert not (tmp_path / file).exists()
     assert not list(tmp_path.glob("**/*.new"))
     assert read_run(tmp_path / "logs" / "inference.log").problems
 
-    resumed = run_script("inference.py", *arguments, file, "--resume", env={**path, "KILL_AT": "15"})
+    resumed = forks.run(
+        tmp_path / "killed.py", *arguments, file, "--resume", cwd=tmp_path, path=(ROOT,), SCRIPT=script, KILL_AT=15
+    )
     assert resumed.code == 0, resumed.stderr
     assert "Resumed: 5 of 8 parts are there" in resumed.stdout
     assert (tmp_path / file).read_bytes() == (tmp_path / "whole.safetensors").read_bytes()

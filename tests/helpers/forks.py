@@ -16,6 +16,7 @@ import runpy
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,21 +26,17 @@ import torch
 from conftest import ROOT, Finished
 
 SIMULATED_NPU = ROOT / "tests" / "simulated_npu"
+# A machine may have set them, or a script that ran in the tests' own process.
+OF_NPUS = ("SIMULATED_NPU_", "ASCEND_", "TORCH_NPU_")
 needs_simulated_npu = pytest.mark.skipif(
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no device backends written in Python; 2.14 has",
 )
-PREPARED = ("timm", "timm.data", "transformers", "torchvision", "safetensors.torch", "tqdm", "PIL.Image")
-
-
-def measure_on_simulated_npu(script: str, gelu: str) -> dict[str, Any]:
-    """What a file of tests, run as a script on the simulated NPU, prints as its last line, from JSON."""
-    path = os.pathsep.join(map(str, (SIMULATED_NPU, ROOT, ROOT / "tests")))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "SIMULATED_NPU_GELU": gelu}
-    child = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
-    assert child.returncode == 0, child.stderr
-    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return found
+# Of transformers no more than this: the rest asks at its import whether there is an NPU.
+PREPARED = (
+    *("timm", "timm.data", "transformers", "torchvision.transforms.v2", "safetensors.torch", "tqdm", "PIL.Image"),
+    *("scipy.optimize", "torch.distributed.checkpoint", "torch.distributed.run"),
+)
 
 
 class Forks:
@@ -47,7 +44,7 @@ class Forks:
 
     def __enter__(self) -> Forks:
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(OF_NPUS)},
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
@@ -63,12 +60,23 @@ class Forks:
     ) -> None:
         self._process.communicate("\n")  # not the end of the file: a fork of this process may hold the pipe open
 
-    def run(self, script: Path | str, *arguments: object, cwd: Path, **environment: object) -> Finished:
-        """Run a script of the project, or the one at a path, in `cwd` with these environment variables added."""
+    def run(
+        self,
+        script: Path | str,
+        *arguments: object,
+        cwd: Path,
+        path: Sequence[Path] = (SIMULATED_NPU,),
+        **environment: object,
+    ) -> Finished:
+        """Run a script of the project, or the one at a path, in `cwd` with these environment variables added.
+
+        It imports from its own folder and from those of `path`: from none, there is no torch_npu.
+        """
         job = {
             "script": str(ROOT / script),
             "arguments": [str(argument) for argument in arguments],
             "cwd": str(cwd),
+            "path": [str(folder) for folder in path],
             "environment": {key: str(value) for key, value in environment.items()},
         }
         assert self._process.stdin and self._process.stdout
@@ -76,6 +84,13 @@ class Forks:
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
         return Finished(code, (cwd / "stdout").read_text(), (cwd / "stderr").read_text())
+
+    def measure_on_simulated_npu(self, script: str, gelu: str, cwd: Path) -> dict[str, Any]:
+        """What a file of tests, run as a script on the simulated NPU, prints as its last line, from JSON."""
+        child = self.run(script, cwd=cwd, path=(SIMULATED_NPU, ROOT), SIMULATED_NPU_GELU=gelu)
+        assert child.code == 0, child.stderr
+        found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+        return found
 
 
 def serve() -> None:
@@ -98,7 +113,7 @@ def run_job(job: dict[str, Any]) -> int:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = [job["script"], *job["arguments"]]
-    sys.path[:0] = [str(Path(job["script"]).parent), str(SIMULATED_NPU)]
+    sys.path[:0] = [str(Path(job["script"]).parent), *job["path"]]
     code = 0
     try:
         runpy.run_path(job["script"], run_name="__main__")

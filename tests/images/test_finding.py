@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Runner
 from helpers import logs
+from helpers.forks import Forks
 from PIL import Image
 from safetensors import safe_open
 
@@ -400,15 +401,19 @@ def test_the_same_names_in_two_folders_stay_apart_everywhere(
             assert json.loads(opened.metadata()["images"]) == GOOD
 
 
-def test_they_stay_apart_when_a_run_is_resumed(run_script: Runner, tiny_timm: Path) -> None:
+def test_they_stay_apart_when_a_run_is_resumed(
+    run_script: Runner, forks: Forks, tiny_timm: Path, tmp_path: Path
+) -> None:
     """The parts of a run that was cut are read again: one for each image, good or bad."""
     two_folders_of_the_same_names()
     arguments = ("--model", tiny_timm, "--device", "cpu", "--image", "train", "val", "--workers", 0)
     arguments = (*arguments, "--output", "features.safetensors")
-    Path("sitecustomize.py").write_text(
-        "import shutil, os\nif 'CUT' in os.environ: shutil.rmtree = lambda folder, **k: k or os._exit(9)\n"
+    Path("cut.py").write_text(
+        "import os, runpy, shutil\nshutil.rmtree = lambda folder, **k: k or os._exit(9)\n"
+        "runpy.run_path(os.environ['SCRIPT'], run_name='__main__')\n"
     )
-    assert run_script("inference.py", *arguments, env={"PYTHONPATH": ".", "CUT": "1"}).code == 9
+    cut = forks.run(tmp_path / "cut.py", *arguments, cwd=tmp_path, path=(ROOT,), SCRIPT=ROOT / "inference.py")
+    assert cut.code == 9
     whole = Path("features.safetensors").read_bytes()
     Path("features.safetensors").unlink()
     finished = run_script("inference.py", *arguments, "--resume")
