@@ -16,7 +16,7 @@ from common.device import chips, devices, fallback
 from common.device.numerics import Numerics, in_force
 from common.encoder import weights
 from common.encoder.base import Encoder
-from common.log.conclusions import doubts_of_machine
+from common.log.bottlenecks import doubts_of_machine
 from common.log.events import (
     PLACEBOS,
     AllowHf32,

@@ -211,7 +211,7 @@ def summarize_passes(
 def issue_figures(issue: Windows | None, latency: Windows) -> IssueFigures:
     """What bounds the latency, by the medians (of an even number the lower, as `p50_latency_ms`); None without a queue.
 
-    A full queue makes the host wait for the device: this can't tell, `conclusions.conclude_bound` looks for it.
+    A full queue makes the host wait for the device: this can't tell, `bottlenecks.conclude_bound` looks for it.
     """
     if issue is None:
         return IssueFigures(issue_ms=None, bound=None)

@@ -11,7 +11,7 @@ from torch import nn
 from common.device.ranks import Rank
 from common.errors import first_line
 from common.log import formulas, schema
-from common.log.conclusions import conclude_bound
+from common.log.bottlenecks import conclude_bound
 from common.log.events import Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
 from common.log.figures import format_figure, percent
 from common.log.writer import RunLog

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from jinja2.runtime import Context, Macro
 
-from common.log import conclusions, schema
+from common.log import bottlenecks, conclusions, schema
 from common.log.events import DECLARED, PACKAGES, Accuracy
 from common.log.figures import format_figure, format_metric, format_pair, percent
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
@@ -54,7 +54,7 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"PACKAGES": PACKAGES, "METRICS": METRICS, "LATENCY_KEYS": LATENCY_KEYS, "LIMIT_KEYS": LIMIT_KEYS}
     made.globals |= {"whole": whole, "causes": conclusions.conclude_causes, "blocks": conclusions.conclude_blocks}
     made.globals |= {"advise": conclusions.advise, "causes_of": causes_of, "explained_samples": explained_samples}
-    made.globals |= {"worst_error": worst_error, "spent": conclusions.conclude_bound}
+    made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
     return made
 

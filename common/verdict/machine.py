@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.log.conclusions import Words, doubts_of_machine
+from common.log.bottlenecks import doubts_of_machine
+from common.log.conclusions import Words
 from common.log.events import Env, Machine
 from common.log.reader import Run
 from common.verdict.evidence import Check, judgeable
