@@ -48,6 +48,8 @@ SENTENCES = {
     "batch sizes": "batch sizes {value} were measured, not {bound}",
     r"batch (?P<of>\d+) status": "batch {of} was not measured: {value}",
     r"batch (?P<of>\d+) summary": "batch {of}: {value}",
+    r"batch (?P<of>\d+) kinds": "batch {of}: {value}",
+    "kinds": "the kinds of modules are not the same at all batch sizes",
     r"batch (?P<of>\d+) same embedding": "batch {of}: what was timed and what was compared: {value}, wanted: {bound}",
     "limit": "the device's limit: {value}",
 }
