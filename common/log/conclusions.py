@@ -254,9 +254,10 @@ def _conclude_largest(kinds: Sequence[Kind], between: float) -> Words:
     lost = max(known, key=lambda kind: kind.ms * (1 - (kind.percent_of_limit or 0.0)))
     name, own, its = _kind_name(lost), f"{lost.share:.1%}", f"{lost.percent_of_limit or 0.0:.1%}"
     return Words(
-        f"limited by matrix products below their limit: {multiplied} of the time at {reached:.1%} of it; most is lost in "
-        f"{name}, {own} at {its}",
-        f"瓶颈是未达到算力上限的矩阵乘：占时间的 {multiplied}，为上限的 {reached:.1%}；损失最多的是 {name}，{own}，为上限的 {its}",
+        f"limited by matrix products below their limit: {multiplied} of the time at {reached:.1%} of it; most is lost "
+        f"in {name}, {own} at {its}",
+        f"瓶颈是未达到算力上限的矩阵乘：占时间的 {multiplied}，为上限的 {reached:.1%}；"
+        f"损失最多的是 {name}，{own}，为上限的 {its}",
     )
 
 

@@ -72,8 +72,8 @@ def explain(
     work: Work | None,
     limit: Limit | None,
 ) -> None:
-    """Print and record the kinds of an eager encoder for pixel_values [N, 3, H, W] on its device, at batch size 1 and at
-    the best of `rows`. The first rank does it, and the others wait.
+    """Print and record the kinds of an eager encoder for pixel_values [N, 3, H, W] on its device, at batch size 1 and
+    at the best of `rows`. The first rank does it, and the others wait.
     """
     timed = {row.batch_size: row.timed.figures.throughput_ips for row in rows if row.timed}
     best = max(timed, key=lambda size: timed[size], default=1)
@@ -198,13 +198,13 @@ def standing_in(stand_ins: dict[nn.Module, list[Any]]) -> Iterator[None]:
     own = {module: vars(module).get("forward") for module in stand_ins}
     try:
         for module, outputs in stand_ins.items():
-            module.forward = _giving(outputs)  # type: ignore[method-assign]
+            module.forward = _giving(outputs)
         yield
     finally:
         for module, forward in own.items():
-            del module.forward  # type: ignore[method-assign]
+            del module.forward
             if forward is not None:
-                module.forward = forward  # type: ignore[method-assign]
+                module.forward = forward
 
 
 def _giving(outputs: Sequence[Any]) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ HEAD_NAMES = {
     *("head", "head_dist", "head_fc", "fc", "classifier", "conv_head", "global_pool", "attn_pool"),
     *("pooler", "visual_projection", "vision_projection"),
 }
-LISTS = (nn.ModuleList, nn.ModuleDict)
 MOST_STAGES = 12  # a longer chain is one of blocks
 
 
@@ -50,92 +49,78 @@ def find_units(module: nn.Module, pixel_values: Tensor) -> list[Unit]:
     network without attention the stages are, without the MLPs in them. Other convolutions and linear layers are kinds
     of their own, so that no matrix product of a layer is left out.
     """
-    called = {name: found for name, found in _called(module, pixel_values).items() if not isinstance(found, LISTS)}
-    attends = any(_coarse(name, found) == "attention" for name, found in called.items())
-    stages = {} if attends else {name: f"stage {at}" for at, name in enumerate(_stages(module, called))}
-    return list(_units_in("", module, called, stages, None, set()))
+    parts = _called(module, pixel_values)
+    attends = any(_coarse(name, part) == "attention" for name, part in parts.items())
+    stages = [] if attends else _stages(module, parts)
+    units: dict[str, Unit] = {}
+    for name, part in parts.items():
+        around = _around(name, units)
+        kind = _inner_kind(name, part, around) if around else _kind(name, part, stages)
+        if kind:
+            units[name] = Unit(name, kind, part, around.name if around else None)
+    return list(units.values())
 
 
 def _called(module: nn.Module, pixel_values: Tensor) -> dict[str, nn.Module]:
-    """The modules that a forward calls, by their qualified names; the encoder itself is none of its parts."""
-    found: dict[str, nn.Module] = {}
-
-    def note(name: str) -> nn.Module:
-        return found.setdefault(name, module.get_submodule(name))
-
-    handles = [
-        part.register_forward_pre_hook(lambda *_, name=name: note(name) and None)
-        for name, part in module.named_modules()
-        if name
-    ]
+    """The modules that a forward calls, by their qualified names, in the order of the tree; without the encoder."""
+    called: set[nn.Module] = set()
+    parts = dict(module.named_modules())
+    del parts[""]
+    handles = [part.register_forward_pre_hook(lambda part, _: called.add(part)) for part in parts.values()]
     try:
         devices.forward(module, pixel_values)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return {name: part for name, part in parts.items() if part in called}
 
 
-def _stages(module: nn.Module, called: dict[str, nn.Module]) -> list[str]:
-    """The names of a network's stages: the lists of its main chain, or what the only one holds; none of a chain of
-    blocks. Where there is no such chain, those that are called a stage.
+def _stages(module: nn.Module, parts: dict[str, nn.Module]) -> list[str]:
+    """The names of a network's stages: the lists of its main chain, or what the only one holds, but for the blocks of a
+    long chain; where there is none, what is called a stage.
     """
     names = find_chain(module)
     if len(names) == 1:
         names = [f"{names[0]}.{leaf}" for leaf, _ in module.get_submodule(names[0]).named_children()]
-    parts = [called[name] for name in names if name in called]
-    if 2 <= len(parts) == len(names) <= MOST_STAGES and all(any(part.children()) for part in parts):
+    if 2 <= len(names) <= MOST_STAGES and all(name in parts and any(parts[name].children()) for name in names):
         return names
-    return [name for name, found in called.items() if STAGE.search(type(found).__name__)][:MOST_STAGES]
+    return [name for name, part in parts.items() if STAGE.search(type(part).__name__)]
 
 
-def _units_in(
-    name: str,
-    module: nn.Module,
-    called: dict[str, nn.Module],
-    stages: dict[str, str],
-    around: Unit | None,
-    seen: set[int],
-) -> Iterator[Unit]:
-    """The units in a module, itself among them; each module once, though it may have two names."""
-    if id(module) in seen:
-        return
-    seen.add(id(module))
-    kind = _kind(name, module, stages, around) if name in called else None
-    if kind is not None:
-        around = Unit(name, kind, module, around.name if around else None)
-        yield around
-    for leaf, child in module.named_children():
-        yield from _units_in(f"{name}.{leaf}" if name else leaf, child, called, stages, around, seen)
+def _around(name: str, units: dict[str, Unit]) -> Unit | None:
+    """The unit that a module lies in."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in units:
+            return units[name]
+    return None
 
 
-def _kind(name: str, module: nn.Module, stages: dict[str, str], around: Unit | None) -> str | None:
-    """What a module is as a unit; None for what is none, or a part of the unit around it."""
-    if around is None or around.kind not in ("norm", "activation"):
-        if fine := _fine(module):
-            return fine if around is None or around.kind != fine else None
-    elif around.kind == "norm":
-        return "activation" if _fine(module) == "activation" else None
-    if around is not None and not around.kind.startswith("stage "):
-        return None
-    coarse = _coarse(name, module)
-    if around is not None:
-        return coarse if coarse == "mlp" else None
-    if name in stages:
-        return stages[name]
-    *_, leaf = name.split(".")
-    if not any(part.isdecimal() for part in name.split(".")):
+def _kind(name: str, module: nn.Module, stages: Sequence[str]) -> str | None:
+    """What a module is that lies in no unit; None for a block or a list of them, and for what multiplies nothing."""
+    *path, leaf = name.split(".")
+    if not any(part.isdecimal() for part in (*path, leaf)):
         if leaf in HEAD_NAMES:
             return "head"
-        if leaf in STEM_NAMES or "stem" in type(module).__name__.lower():
+        if leaf in STEM_NAMES:
             return "stem"
-    if coarse:
-        return coarse
-    if any(module.children()):
+    if name in stages:
+        return f"stage {stages.index(name)}"
+    if kind := _fine(module) or _coarse(name, module):
+        return kind
+    if any(module.children()) or not _multiplies(module):
         return None
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "convolution"
-    return "projection" if _multiplies(module) else None
+    return "convolution" if isinstance(module, nn.modules.conv._ConvNd) else "projection"
+
+
+def _inner_kind(name: str, module: nn.Module, around: Unit) -> str | None:
+    """What a module is that lies in a unit; None for a part of that unit."""
+    kind = _fine(module)
+    if around.kind in ("norm", "activation"):  # a norm may hold the activation behind it
+        return kind if (kind, around.kind) == ("activation", "norm") else None
+    if kind is None and around.kind.startswith("stage ") and _coarse(name, module) == "mlp":
+        return "mlp"
+    return kind
 
 
 def _fine(module: nn.Module) -> str | None:

@@ -174,7 +174,7 @@ def report_kinds(log: RunLog, kinds: Sequence[Kind]) -> None:
     left = whole.remainder or 0.0
     word = "overhead between the kinds" if left >= 0 else "overlap: alone they take longer"
     log.line(f"  {'remainder':<12} {'':>7} {'':>6} {left * whole.ms:>10.3f} {left:>7.1%} {'':>9} {'':>8}  {word}")
-    log.line(f"  modules that are built alike and get the same shape are timed once, and count as often as they run")
+    log.line("  modules that are built alike and get the same shape are timed once, and count as often as they run")
     log.line(f"time: {conclude_kinds(kinds).en}")
 
 

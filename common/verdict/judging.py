@@ -13,6 +13,7 @@ from common.log.lines import UnreadableRecordError, lines_of
 from common.log.reader import Run, UnjudgeableError, read_runs
 from common.verdict.accuracy import check_references
 from common.verdict.evidence import KIND, Bounds, Check, Group, Judgement, Verdict, guarded
+from common.verdict.kinds import check_kinds
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
 from common.verdict.remarks import doubts_of_baseline, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
@@ -158,6 +159,7 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
         yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
     for run in group.of("perf"):
         yield from about("perf", guarded(check_perf(run, bounds)))
+        yield from about("perf", guarded(check_kinds(run)))
     for perf in group.of("perf"):
         for accuracy in group.of("accuracy"):
             yield from about("perf", guarded(check_same_outputs(accuracy, perf)))

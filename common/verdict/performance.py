@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.log import formulas, schema
 from common.log.events import (
-    KINDS,
     OPERATORS,
     Cost,
     Env,
     Figures,
-    Kind,
     Latencies,
     Limit,
     Model,
@@ -44,7 +41,6 @@ from common.verdict.evidence import (
 )
 
 OUTPUT_TOLERANCE = {"float32": 0.01, "float16": 0.01, "bfloat16": formulas.LARGEST_ALLOWED}
-KIND_FIGURES = ("count", "ms", "share", "remainder", "percent_of_limit")
 CONVOLUTIONAL = 0.5  # the share of the operations above which convolution algorithms may beat the count
 
 
@@ -56,7 +52,7 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
     found, wanted = sorted(row.batch_size for row in run.all(Perf)), sorted({1, *plan.batch_sizes})
     complete = found == wanted == sorted(plan.batch_sizes) and wanted[0] == 1
     complete &= {each.batch_size for each in run.all(Latencies)} <= set(wanted)
-    complete &= {each.batch_size for each in (*run.all(Ranks), *run.all(Kind))} <= set(wanted)
+    complete &= {each.batch_size for each in run.all(Ranks)} <= set(wanted)
     yield Check("batch sizes", " ".join(map(str, found)), " ".join(map(str, wanted)), judgeable(complete))
     if not complete:
         return
@@ -84,7 +80,6 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
         latency = figures[1].latency.avg_latency_ms
         verdict = passed(latency <= bounds.max_latency_ms)
         yield Check("batch 1 avg_latency_ms", f"{latency:.3f}", f"<= {bounds.max_latency_ms:g}", verdict)
-    yield from check_kinds(run, set(figures), limits)
     if plan.ranks != 1 or run.all(Ranks):
         for batch_size in plan.batch_sizes:
             yield from check_ranks(run, batch_size, plan.ranks)
@@ -242,58 +237,6 @@ def check_possible(name: str, fastest_ips: float, limits: Limits) -> Check:
         return Check(name, f"{value}: not synchronised?", bound, Verdict.FAIL)
     bound += " of a steady limit: a quiet machine, more --max-seconds"
     return Check(name, f"{value}, limit unsteady", bound, Verdict.CANNOT_JUDGE)
-
-
-# --------------------------------------------------------------------------------------------- where the time goes
-def check_kinds(run: Run, timed: set[int], limits: Limits) -> Iterator[Check]:
-    """The kinds of each batch size that was timed have the figures of their samples, and are the same at all of them."""
-    by_size: dict[int, list[Kind]] = {}
-    for kind in run.all(Kind):
-        by_size.setdefault(kind.batch_size, []).append(kind)
-    made_of = [
-        {kind.name: [(part.module, part.count) for part in kind.parts] for kind in kinds} for kinds in by_size.values()
-    ]
-    for batch_size, kinds in by_size.items():
-        require_kinds(kinds, batch_size in timed)
-        yield check_shares(batch_size, kinds, limits)
-        whole = next(kind for kind in kinds if kind.name == formulas.FORWARD)
-        yield check_possible(f"batch {batch_size} kinds", 1000 * batch_size / formulas.kind_ms(whole.parts), limits)
-    if len(by_size) > 1:
-        same = all(each == made_of[0] for each in made_of)
-        yield Check("kinds", f"{len(made_of[0])}", "the same at all batch sizes", passed(same))
-
-
-def require_kinds(kinds: Sequence[Kind], timed: bool) -> None:
-    """Raises UnjudgeableError where the kinds of a batch size are not the whole and different parts of it."""
-    names = [kind.name for kind in kinds]
-    if not timed or len(set(names)) < len(names) or formulas.FORWARD not in names:
-        raise UnjudgeableError("kind records: not of a batch size that was timed, or a kind twice, or no whole forward")
-    for kind in kinds:
-        if kind.name not in KINDS and not re.fullmatch(r"stage \d+", kind.name):
-            raise UnjudgeableError(f"kind record: {kind.name!r:.60} is no kind")
-        if not kind.parts or (kind.name == formulas.FORWARD and [part.count for part in kind.parts] != [1]):
-            raise UnjudgeableError("kind record: no parts, or several of the whole forward")
-        for part in kind.parts:
-            require_times(part.windows, "kind")
-            if part.count < 1:
-                raise UnjudgeableError("kind record: a part of no module")
-
-
-def check_shares(batch_size: int, kinds: Sequence[Kind], limits: Limits) -> Check:
-    """The figures are those of the raw samples, and the operations no more than the encoder's."""
-    faults = []
-    for stated, computed in zip(kinds, formulas.with_shares(kinds, limits.tflops), strict=True):
-        wrong = [key for key in KIND_FIGURES if not equal(getattr(stated, key), getattr(computed, key))]
-        faults += [f"{key} of {stated.name} contradicts its samples" for key in wrong]
-    gflop = {kind.name: kind.gflop for kind in kinds}
-    whole = gflop.pop(formulas.FORWARD)
-    known = [each for each in gflop.values() if each is not None]
-    if not equal(whole, limits.cost.gflop_per_image * batch_size):
-        faults.append("gflop of the forward contradicts the model's")
-    elif min(known, default=1.0) <= 0 or math.fsum(known) > (whole or 0.0) * (1 + RELATIVE_TOLERANCE):
-        faults.append("the kinds have more operations than the encoder")
-    value = faults[0] if faults else f"{len(gflop)} kinds, computed again"
-    return Check(f"batch {batch_size} kinds", value, "equal", passed(not faults))
 
 
 # ------------------------------------------------------------------------------------------------ what was timed
