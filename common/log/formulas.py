@@ -302,8 +302,11 @@ def with_shares(kinds: Sequence[Kind], limits_tflops: Sequence[float]) -> list[K
 
 
 def kind_ms(parts: Sequence[Part]) -> float:
-    """The time in ms that a forward spends in a kind: each part's median call, as often as a forward has it."""
-    return math.fsum(part.count * statistics.median(part.windows.samples_ms) / part.windows.calls for part in parts)
+    """The time in ms that a forward spends in a kind: a call of each part, as often as a forward has it.
+
+    By the best window, as in the limit: what else the machine does would hit one part more than another.
+    """
+    return math.fsum(part.count * min(part.windows.samples_ms) / part.windows.calls for part in parts)
 
 
 def of_limit(gflop: float | None, ms: float, limits_tflops: Sequence[float]) -> float | None:
