@@ -13,6 +13,7 @@ from common.log.events import (
     Cost,
     Env,
     Inference,
+    Kind,
     Layer,
     Model,
     Numerics,
@@ -22,7 +23,7 @@ from common.log.events import (
     Speedup,
 )
 from common.log.figures import bound
-from common.log.formulas import GATED_METRICS, size_of
+from common.log.formulas import FORWARD, GATED_METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
 from common.report.commands import ELSEWHERE, checker_command, run_command
 from common.report.markdown import Markdown
@@ -163,6 +164,20 @@ def causes_of(run: Run) -> list[Cause]:
     """The causes with a name, the best first, then by how much they explain or were confirmed to."""
     named = [cause for cause in run.all(Cause) if cause.cause != UNEXPLAINED]
     return sorted(named, key=lambda cause: (not cause.best, -max(cause.explained or 0, cause.confirmed or 0)))
+
+
+def kinds_of(run: Run) -> list[list[Kind]]:
+    """The kinds of each batch size: the whole forward, then the others by their time. Raises UnjudgeableError where the
+    whole is missing.
+    """
+    found: dict[int, list[Kind]] = {}
+    for kind in run.all(Kind):
+        found.setdefault(kind.batch_size, []).append(kind)
+    for kinds in found.values():
+        kinds.sort(key=lambda kind: (kind.name != FORWARD, -kind.share))
+        if kinds[0].name != FORWARD:
+            raise UnjudgeableError("kind records: no whole forward")
+    return [found[size] for size in sorted(found)]
 
 
 def belongs(run: Run, group: Group) -> bool:

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from common.log.conclusions import CAUSES
-from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
+from common.log.events import Accuracy, Cause, Env, Kind, Latencies, Layer, Model, Perf, Sample
 from common.log.figures import bound, format_figure, share
-from common.log.formulas import FEWEST_SAMPLES
+from common.log.formulas import FEWEST_SAMPLES, FORWARD
 from common.log.framing import printable
-from common.log.reader import Run
-from common.report.facts import causes_of
+from common.log.reader import Run, UnjudgeableError
+from common.report.facts import causes_of, kinds_of
 from common.verdict.evidence import Group
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
@@ -48,6 +48,8 @@ LONGEST = 70  # characters of a name in a plot
 LEGEND = 105  # characters of a legend in one line
 MOST_LARGE = 7  # ticks in large print
 MOST_CAUSES = 12
+MOST_KINDS = 16
+REST = "remainder"  # of a forward, beside its kinds
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
 
@@ -159,6 +161,50 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
     axes.set_ylabel("images/s (log scale)")
     label_batches(axes, rows, notes)
     return True
+
+
+def draw_kinds(run: Run, figure: Figure) -> bool:
+    """The share of each kind of module in the time of a forward, at one batch size and the best, beside its share of
+    the operations.
+    """
+    try:
+        sizes = kinds_of(run)
+    except UnjudgeableError:
+        return False
+    shares = [{kind.name: kind.share for kind in kinds[1:]} | {REST: kinds[0].remainder or 0.0} for kinds in sizes]
+    names = list(dict.fromkeys(name for found in shares for name in found if name != REST))[:MOST_KINDS]
+    if not any(found[name] > 0 for found in shares for name in names if name in found):
+        return False
+    axes = titled(figure, "Where the time of a forward goes")
+    looks = zip(sizes, shares, (BLUE, ORANGE, GREEN, GREY), strict=False)
+    height = 0.8 / len(sizes)
+    for turn, (kinds, found, color) in enumerate(looks):
+        label = f"batch size {kinds[0].batch_size}: {format_figure('ms', kinds[0].ms)} ms"
+        for at, name in enumerate([*names, REST]):
+            if name in found:
+                middle = at + (turn - (len(sizes) - 1) / 2) * height
+                axes.barh(middle, found[name], height * 0.9, color=color, label=once(axes, label))
+                end = max(found[name], operations_of(kinds, name) or 0.0)
+                note = format_figure("share", found[name])
+                axes.annotate(note, (end, middle), (7, 0), textcoords="offset points", va="center", fontsize=9)
+    for at, name in enumerate(names):
+        part = operations_of(sizes[-1], name)
+        if part is not None:
+            axes.plot(part, at, "D", color="black", markersize=6, label=once(axes, "share of the operations"))
+    axes.set_yticks(range(len(names) + 1), [plain(name) for name in [*names, REST]])
+    axes.invert_yaxis()
+    axes.set_xlim(min(0.0, *(min(found.values()) * 1.2 for found in shares)), 1.12)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(f"share of the time; {REST} is what is left of it")
+    axes.grid(axis="y", visible=False)
+    name_above(axes)
+    return True
+
+
+def operations_of(kinds: Sequence[Kind], name: str) -> float | None:
+    """The share of the operations that a kind has; None for one without, and where they were not counted."""
+    whole, own = (next((kind.gflop for kind in kinds if kind.name == each), None) for each in (FORWARD, name))
+    return own / whole if whole and own is not None else None
 
 
 def rows_of(run: Run) -> list[Perf]:
@@ -333,6 +379,7 @@ def once(axes: Axes, label: str) -> str:
 PLOTS: dict[str, tuple[str, Draw]] = {
     "latency": ("perf", draw_latency),
     "throughput": ("perf", draw_throughput),
+    "kinds": ("perf", draw_kinds),
     "samples": ("accuracy", draw_samples),
     "blocks": ("accuracy", draw_blocks),
     "causes": ("accuracy", draw_causes),
