@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from common.log.events import Cause, Kind, Layer
 from common.log.figures import percent, share
-from common.log.formulas import FORWARD, rounding_of, size_of
+from common.log.formulas import FORWARD, rounding_of, size_of, with_shares
 from common.log.reader import UnjudgeableError
 
 
@@ -178,22 +178,37 @@ def conclude_kinds(kinds: Sequence[Kind]) -> Words:
     - Of the remainder, of the kinds without operations and of those with some, one has the most time; the last are near
       the limit where together they reach 70 % of it.
 
-    Raises UnjudgeableError where the whole is not among the events.
+    It is said where the best windows lead to the same as the median ones: on a busy machine long windows and short ones
+    are not disturbed alike. Raises UnjudgeableError where the whole is not among the events.
     """
     whole = next((kind for kind in kinds if kind.name == FORWARD), None)
-    parts = sorted((kind for kind in kinds if kind is not whole), key=lambda kind: -kind.share)
-    if whole is None or whole.remainder is None or not parts:
+    if whole is None or len(kinds) < 2:
         raise UnjudgeableError("kind records: no whole forward, or no kind in it")
-    between = whole.remainder
+    known = whole.gflop is not None and whole.percent_of_limit is not None
+    limits = [whole.gflop / whole.ms / whole.percent_of_limit] if known else []  # type: ignore[operator]
+    (outcome, words), (other, _) = _conclude_by(kinds), _conclude_by(with_shares(kinds, limits, min))
+    if outcome != other:
+        return Words(
+            "undecided, the machine was busy: the best windows and the median ones say different things",
+            "无法判断，机器较忙：最快的窗口与中位数窗口得出的结论不同",
+        )
+    return words
+
+
+def _conclude_by(kinds: Sequence[Kind]) -> tuple[str, Words]:
+    """A word for the outcome, and the outcome in words, by the shares of the events as they are."""
+    whole = next(kind for kind in kinds if kind.name == FORWARD)
+    parts = sorted((kind for kind in kinds if kind is not whole), key=lambda kind: -kind.share)
+    between = 0.0 if whole.remainder is None else whole.remainder
     if between <= -MOST_OVERLAP:
         taken = f"{1 - between:.1%}"
-        return Words(
+        return "overlap", Words(
             f"no kind can be told to limit it: alone they take {taken} of the time of the whole forward",
             f"无法判断瓶颈：各类模块单独计时之和为整个前向的 {taken}",
         )
     if whole.gflop is None:
         name, largest = _kind_name(parts[0]), f"{parts[0].share:.1%}"
-        return Words(
+        return parts[0].name, Words(
             f"the largest share is that of {name}, {largest} of the time; operations can't be counted",
             f"占比最大的是 {name}，占时间的 {largest}；计算量无法统计",
         )
@@ -201,7 +216,7 @@ def conclude_kinds(kinds: Sequence[Kind]) -> Words:
     if outstanding is not None:
         name, time = _kind_name(outstanding), f"{outstanding.share:.1%}"
         work = f"{(outstanding.gflop or 0.0) / whole.gflop:.1%}"
-        return Words(
+        return outstanding.name, Words(
             f"limited by one kind that stands out, {name}: {time} of the time for {work} of the operations",
             f"瓶颈是明显突出的一类模块 {name}：占时间的 {time}，仅占计算量的 {work}",
         )
@@ -219,41 +234,41 @@ def _stands_out(kind: Kind, kinds: Sequence[Kind]) -> bool:
     return ms > 0 and kind.gflop * ms * OUTSTANDING_SLOWNESS <= gflop * kind.ms
 
 
-def _conclude_largest(kinds: Sequence[Kind], between: float) -> Words:
+def _conclude_largest(kinds: Sequence[Kind], between: float) -> tuple[str, Words]:
     """Which of matrix products, element-wise operators and the overhead between the kinds has the most time."""
     products = [kind for kind in kinds if kind.gflop is not None]
     others = [kind for kind in kinds if kind.gflop is None]
     of_products, of_others = (math.fsum(kind.share for kind in group) for group in (products, others))
     multiplied, left, elementwise = f"{of_products:.1%}", f"{between:.1%}", f"{of_others:.1%}"
     if between > max(of_products, of_others):
-        return Words(
+        return "overhead", Words(
             f"limited by overhead between the kinds: {left} of the time, matrix products {multiplied}, element-wise "
             f"operators {elementwise}",
             f"瓶颈是各类模块之间的开销：占时间的 {left}，矩阵乘 {multiplied}，逐元素算子 {elementwise}",
         )
     if of_others > of_products:
         names = ", ".join(map(_kind_name, others))
-        return Words(
+        return "element-wise", Words(
             f"limited by element-wise operators, so by memory: {names} take {elementwise} of the time, matrix products "
             f"{multiplied}",
             f"瓶颈是逐元素算子，即内存带宽：{names} 占时间的 {elementwise}，矩阵乘 {multiplied}",
         )
     known = [kind for kind in products if kind.percent_of_limit is not None]
     if not known:
-        return Words(
+        return "products", Words(
             f"limited by matrix products: {multiplied} of the time, without a limit beside them",
             f"瓶颈是矩阵乘：占时间的 {multiplied}，没有可对照的算力上限",
         )
     ms = math.fsum(kind.ms for kind in known)
     reached = math.fsum((kind.percent_of_limit or 0.0) * kind.ms for kind in known) / ms
     if reached >= NEAR_LIMIT:
-        return Words(
+        return "products", Words(
             f"limited by matrix products near their limit: {multiplied} of the time at {reached:.1%} of it",
             f"瓶颈是接近算力上限的矩阵乘：占时间的 {multiplied}，达到上限的 {reached:.1%}",
         )
     lost = max(known, key=lambda kind: kind.ms * (1 - (kind.percent_of_limit or 0.0)))
     name, own, its = _kind_name(lost), f"{lost.share:.1%}", f"{lost.percent_of_limit or 0.0:.1%}"
-    return Words(
+    return "products", Words(
         f"limited by matrix products below their limit: {multiplied} of the time at {reached:.1%} of it; most is lost "
         f"in {name}, {own} at {its}",
         f"瓶颈是未达到算力上限的矩阵乘：占时间的 {multiplied}，为上限的 {reached:.1%}；"

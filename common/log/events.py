@@ -609,7 +609,7 @@ class Kind(Event, scripts=[PERF]):
     batch_size: int
     count: Annotated[int, "of its modules that a forward runs"]
     classes: Annotated[list[str], "of these modules"]
-    ms: Annotated[float, "in a forward: the sum over its parts of `count` times a call, each by its best window"]
+    ms: Annotated[float, "in a forward: the sum over its parts of `count` times a call, each by its median window"]
     share: Annotated[float, "a fraction of the time of `forward`"]
     remainder: Annotated[
         float | None,

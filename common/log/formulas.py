@@ -281,32 +281,35 @@ def beside_the_limit(images_a_second: float, gflop_per_image: float, limits_tflo
     return LimitFigures(achieved_tflops=achieved, limit_tflops=limit, percent_of_limit=achieved / limit)
 
 
-def with_shares(kinds: Sequence[Kind], limits_tflops: Sequence[float]) -> list[Kind]:
+def with_shares(
+    kinds: Sequence[Kind],
+    limits_tflops: Sequence[float],
+    typical: Callable[[Sequence[float]], float] = statistics.median,
+) -> list[Kind]:
     """The kinds of one batch size with the figures that follow from their samples and operations.
 
     One of them, by the name FORWARD, is the whole: the others' shares are of its time, and it has their remainder.
+    `typical` chooses of the windows of a part.
     """
-    whole_ms = next(kind_ms(kind.parts) for kind in kinds if kind.name == FORWARD)
+    times_ms = [kind_ms(kind.parts, typical) for kind in kinds]
+    whole_ms = next(ms for kind, ms in zip(kinds, times_ms, strict=True) if kind.name == FORWARD)
     found = [
         replace(
             kind,
             count=sum(part.count for part in kind.parts),
-            ms=kind_ms(kind.parts),
-            share=kind_ms(kind.parts) / whole_ms,
-            percent_of_limit=of_limit(kind.gflop, kind_ms(kind.parts), limits_tflops),
+            ms=ms,
+            share=ms / whole_ms,
+            percent_of_limit=of_limit(kind.gflop, ms, limits_tflops),
         )
-        for kind in kinds
+        for kind, ms in zip(kinds, times_ms, strict=True)
     ]
     remainder = 1 - math.fsum(kind.share for kind in found if kind.name != FORWARD)
     return [replace(kind, remainder=remainder if kind.name == FORWARD else None) for kind in found]
 
 
-def kind_ms(parts: Sequence[Part]) -> float:
-    """The time in ms that a forward spends in a kind: a call of each part, as often as a forward has it.
-
-    By the best window, as in the limit: what else the machine does would hit one part more than another.
-    """
-    return math.fsum(part.count * min(part.windows.samples_ms) / part.windows.calls for part in parts)
+def kind_ms(parts: Sequence[Part], typical: Callable[[Sequence[float]], float] = statistics.median) -> float:
+    """The time in ms that a forward spends in a kind: a call of each part, as often as a forward has it."""
+    return math.fsum(part.count * typical(part.windows.samples_ms) / part.windows.calls for part in parts)
 
 
 def of_limit(gflop: float | None, ms: float, limits_tflops: Sequence[float]) -> float | None:

@@ -25,7 +25,7 @@ from common.log.formulas import FORWARD
 from common.log.writer import RunLog
 from common.performance import printed
 from common.performance.kinds import Unit, find_units
-from common.performance.limit import Work, add_windows, calls_of_window
+from common.performance.limit import WINDOW_MS, Work, add_windows, calls_of_window
 from common.performance.timing import ROUNDS, Budget
 
 MOST_WINDOWS = 3  # of a part in a round; at least one, whatever it takes
@@ -49,12 +49,12 @@ class TimedPart:
     samples_ms: list[float] = field(default_factory=list)
     stand_ins: dict[nn.Module, list[Any]] = field(default_factory=dict)
 
-    def measure(self, device: torch.device, max_seconds: float) -> None:
+    def measure(self, device: torch.device, window_ms: float, max_seconds: float) -> None:
         """Add windows of calls queued back to back, each from an idle device to an element on the host."""
         args, kwargs = self.arguments
         call = partial(self.module, *args, **kwargs)
         with torch.inference_mode(), standing_in(self.stand_ins):
-            self.calls = self.calls or calls_of_window(call, device)
+            self.calls = self.calls or calls_of_window(call, device, window_ms)
             add_windows(self.samples_ms, call, device, self.calls, 1, MOST_WINDOWS, max_seconds)
 
     @property
@@ -95,15 +95,17 @@ def measure(
 ) -> list[Kind]:
     """The kinds of an encoder for pixel_values [B, 3, H, W] on its device; the first is the whole forward.
 
-    All parts are timed in each round, so that a drift of the machine hits all alike. Together they take about the
-    seconds of a pass, but each has a window a round. Raises RuntimeError where the memory does not suffice.
+    All parts are timed in each round, so that a drift of the machine hits all alike, and for together about as long as
+    the whole, so that what else it does hits all alike too. A round takes about the seconds of a pass's, but each part
+    has a window in it. Raises RuntimeError where the memory does not suffice.
     """
     units = find_units(module, pixel_values[:1])
     whole = TimedPart(FORWARD, "", module, ((pixel_values,), {}), count=1)
     parts = [whole, *capture(module, units, pixel_values)]
     steps = [part for _ in range(ROUNDS) for part in parts]
     for part in tqdm(steps, f"kinds at batch size {len(pixel_values)}", unit="step", disable=None):
-        part.measure(pixel_values.device, budget.seconds_a_round / len(parts))
+        window_ms = max(WINDOW_MS, min(whole.samples_ms, default=0.0) / len(parts))
+        part.measure(pixel_values.device, window_ms, budget.seconds_a_round / len(parts))
     gflop = {} if work is None else {FORWARD: work.gflop, **gflop_by_kind(units, work)}
     kinds = [
         _kind_of([part for part in parts if part.kind == name], len(pixel_values), gflop.get(name, 0.0))

@@ -205,10 +205,10 @@ class Meter:
         return replace(found, spread=formulas.spread_of([found]))
 
 
-def calls_of_window(call: Callable[[], Any], device: torch.device) -> int:
+def calls_of_window(call: Callable[[], Any], device: torch.device, window_ms: float = WINDOW_MS) -> int:
     """How many calls a window has, by the fastest of three: the first allocates and chooses a kernel."""
     fastest_ms = min(_time_calls(call, device, 1) for _ in range(3))
-    return max(1, round(WINDOW_MS / fastest_ms))
+    return max(1, round(window_ms / fastest_ms))
 
 
 def add_windows(
