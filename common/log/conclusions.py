@@ -28,6 +28,7 @@ UNEXPLAINED = "unexplained"
 BEFORE = 3.0  # times its own error: then most of what a block's output is off by came with its input
 MOST_OVERLAP = 0.25  # of the whole forward: kinds that take so much more than it say nothing
 OUTSTANDING_SHARE = 0.25  # of the time
+OUTSTANDING_FACTOR = 1.5  # times its share of the operations
 OUTSTANDING_SLOWNESS = 4.0  # times fewer operations a second than the other kinds: attention alone makes up to 3
 NEAR_LIMIT = 0.7
 MOST_CLASSES = 3  # that are named of a kind
@@ -174,7 +175,8 @@ def conclude_kinds(kinds: Sequence[Kind]) -> Words:
 
     - The remainder is -25 % or less: the kinds alone take so much longer than the whole that no share can be told.
     - Operations could not be counted: the largest share is named.
-    - A kind has a quarter of the time, and no operations or a rate that is a quarter of the other kinds' together.
+    - A kind has a quarter of the time, and no operations; or it has one and a half times the share of the time that it
+      has of the operations, and does a quarter as many a second as the other kinds together.
     - Of the remainder, of the kinds without operations and of those with some, one has the most time; the last are near
       the limit where together they reach 70 % of it.
 
@@ -212,7 +214,7 @@ def _conclude_by(kinds: Sequence[Kind]) -> tuple[str, Words]:
             f"the largest share is that of {name}, {largest} of the time; operations can't be counted",
             f"占比最大的是 {name}，占时间的 {largest}；计算量无法统计",
         )
-    outstanding = next((kind for kind in parts if _stands_out(kind, parts)), None)
+    outstanding = next((kind for kind in parts if _stands_out(kind, parts, whole.gflop)), None)
     if outstanding is not None:
         name, time = _kind_name(outstanding), f"{outstanding.share:.1%}"
         work = f"{(outstanding.gflop or 0.0) / whole.gflop:.1%}"
@@ -223,15 +225,16 @@ def _conclude_by(kinds: Sequence[Kind]) -> tuple[str, Words]:
     return _conclude_largest(parts, between)
 
 
-def _stands_out(kind: Kind, kinds: Sequence[Kind]) -> bool:
-    """Whether its share of the time is large, and far above its share of the operations."""
+def _stands_out(kind: Kind, kinds: Sequence[Kind], of_all: float) -> bool:
+    """Whether its share of the time is large, and far above its share of the operations of all, 1e9."""
     if kind.share < OUTSTANDING_SHARE:
         return False
     if kind.gflop is None:
         return True
     others = [other for other in kinds if other is not kind and other.gflop is not None]
     gflop, ms = math.fsum(other.gflop or 0.0 for other in others), math.fsum(other.ms for other in others)
-    return ms > 0 and kind.gflop * ms * OUTSTANDING_SLOWNESS <= gflop * kind.ms
+    above = kind.share >= OUTSTANDING_FACTOR * kind.gflop / of_all
+    return above and ms > 0 and kind.gflop * ms * OUTSTANDING_SLOWNESS <= gflop * kind.ms
 
 
 def _conclude_largest(kinds: Sequence[Kind], between: float) -> tuple[str, Words]:

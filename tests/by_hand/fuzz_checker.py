@@ -41,7 +41,7 @@ from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
-from common.log.events import Limit, Product, Windows
+from common.log.events import Kind, Limit, Product, Windows
 
 Random = random.Random
 Record = dict[str, Any]
@@ -55,6 +55,7 @@ INFORMS = {
     "sample": {"image"},
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
+    "kind": {"classes"},
     "run_end": {"error"},
 }
 # What identifies a record among those of its event; records of other events are not evidence.
@@ -68,10 +69,12 @@ KEYS: dict[str, tuple[str, ...]] = {
     "limit": ("phase",),
     "latencies": ("batch_size", "pass"),
     "perf": ("batch_size",),
+    "kind": ("batch_size", "name"),
     "ranks": ("batch_size",),
     "speedup": (),
     "run_end": (),
 }
+RAW = {"limit": {"shapes"}, "kind": {"parts"}}  # from which the same figures must follow
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
 LONGEST = 2000  # characters of a line in the checker's answer
 CLOSE = 1e-8  # what is computed again may differ by 1e-9; beyond this it may not pass
@@ -198,9 +201,11 @@ def _says_the_same(record: Record, good: Record, run: Records) -> bool:
         return _same_times(record, good)
     if event == "limit" and not _same_limit(record, good):
         return False
+    if event == "kind" and not _same_kind(record, good):
+        return False
     if event == "sample" and not _samples_agree(record, good):
         return False
-    keys = (set(good) - free) - ({"shapes"} if event == "limit" else set())
+    keys = set(good) - free - RAW.get(event, set())
     return all(key in record and _is_allowed(event, key, record, good, run) for key in keys)
 
 
@@ -325,6 +330,18 @@ def _same_limit(record: Record, good: Record) -> bool:
     return math.isclose(rate, good["gemm_tflops"], rel_tol=CLOSE) and math.isclose(
         spread, good["spread"], rel_tol=CLOSE, abs_tol=CLOSE
     )
+
+
+def _same_kind(record: Record, good: Record) -> bool:
+    """The same time follows from the parts."""
+    try:
+        kind = schema.decode(Kind, {key: record[key] for key in schema.keys(Kind) & record.keys()})
+    except schema.MisfitError:
+        return False
+    if not kind.parts or not all(part.count >= 1 and _takes_time(part.windows) for part in kind.parts):
+        return False
+    counted = sum(part.count for part in kind.parts) == good["count"]
+    return counted and math.isclose(formulas.kind_ms(kind.parts), good["ms"], rel_tol=CLOSE)
 
 
 # ----------------------------------------------------------------------------------------------------- the mutants
@@ -769,7 +786,7 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
     common = ["--model", str(save_timm(folder / "tiny_timm")), "--device", "cpu", "--log-dir", str(folder)]
     with contextlib.redirect_stdout(io.StringIO()):
         accuracy_run.main([*common, "--samples", "3"])
-        accuracy_run_perf.main([*common, *PERF_QUICK])
+        accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"])
     return folder / "accuracy.log", folder / "benchmark.log"
 
 

@@ -31,7 +31,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> tuple[Pat
     folder = tmp_path_factory.mktemp("evidence")
     common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
     assert accuracy_run.main([*common, "--samples", "3"]) == 0
-    assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"]) == 0
     return folder / "accuracy.log", folder / "benchmark.log"
 
 
