@@ -28,7 +28,7 @@ def check_kinds(run: Run) -> Iterator[Check]:
     for batch_size, kinds in by_size.items():
         whole = require_kinds(kinds, timed)
         yield check_shares(batch_size, kinds, limits)
-        yield check_possible(f"batch {batch_size} kinds", 1000 * batch_size / formulas.kind_ms(whole.parts), limits)
+        yield check_possible(f"batch {batch_size} forward", 1000 * batch_size / formulas.kind_ms(whole.parts), limits)
     if len(by_size) > 1:
         first, *others = ({kind.name: kind.count for kind in kinds} for kinds in by_size.values())
         same = passed(all(other == first for other in others))
