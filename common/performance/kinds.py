@@ -27,6 +27,7 @@ HEAD_NAMES = {
     *("head", "head_dist", "head_fc", "fc", "classifier", "conv_head", "global_pool", "attn_pool"),
     *("pooler", "visual_projection", "vision_projection"),
 }
+CONVOLUTION = nn.modules.conv._ConvNd
 MOST_STAGES = 12  # a longer chain is one of blocks
 
 
@@ -76,15 +77,20 @@ def _called(module: nn.Module, pixel_values: Tensor) -> dict[str, nn.Module]:
 
 
 def _stages(module: nn.Module, parts: dict[str, nn.Module]) -> list[str]:
-    """The names of a network's stages: the lists of its main chain, or what the only one holds, but for the blocks of a
-    long chain; where there is none, what is called a stage.
+    """The names of a convolutional network's stages: the lists of its main chain, or what the only one holds, but for
+    the blocks of a long chain; where there is none, what is called a stage.
     """
     names = find_chain(module)
     if len(names) == 1:
         names = [f"{names[0]}.{leaf}" for leaf, _ in module.get_submodule(names[0]).named_children()]
-    if 2 <= len(names) <= MOST_STAGES and all(name in parts and any(parts[name].children()) for name in names):
+    if 2 <= len(names) <= MOST_STAGES and all(name in parts and _convolves(parts[name]) for name in names):
         return names
     return [name for name, part in parts.items() if STAGE.search(type(part).__name__)]
+
+
+def _convolves(module: nn.Module) -> bool:
+    """Whether it holds a convolution, and is none itself."""
+    return any(isinstance(part, CONVOLUTION) for part in module.modules() if part is not module)
 
 
 def _around(name: str, units: dict[str, Unit]) -> Unit | None:
@@ -110,7 +116,7 @@ def _kind(name: str, module: nn.Module, stages: Sequence[str]) -> str | None:
         return kind
     if any(module.children()) or not _multiplies(module):
         return None
-    return "convolution" if isinstance(module, nn.modules.conv._ConvNd) else "projection"
+    return "convolution" if isinstance(module, CONVOLUTION) else "projection"
 
 
 def _inner_kind(name: str, module: nn.Module, around: Unit) -> str | None:

@@ -53,6 +53,10 @@ TREES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         lambda: timm.create_model("resnet18"),
         {"stem": 1, "norm": 20, "activation": 17, **{f"stage {at}": 1 for at in range(4)}, "head": 2},
     ),
+    "timm MLP-Mixer": (  # a short chain of blocks, which are no stages
+        lambda: timm.create_model("mixer_s32_224", img_size=32, num_blocks=2),
+        {"patch_embed": 1, "norm": 5, "mlp": 4, "activation": 4, "head": 1},
+    ),
     "transformers ViT": (
         lambda: AutoModel.from_config(ViTConfig(**SMALL, **IMAGE), add_pooling_layer=False),
         {"patch_embed": 1, "norm": 5, "attention": 2, "mlp": 2, "activation": 2},
