@@ -151,7 +151,7 @@ def may_pass(runs: Iterable[Records], pairs: Sequence[Pair]) -> bool:
 def is_same(run: Records, good: Records) -> bool:
     """Whether every record that is evidence is there once and says what the good one says."""
     wanted = {_key(record): record for record in good if record["event"] in KEYS}
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for record in run:
         if str(record.get("event")) not in KEYS:
             continue
@@ -161,8 +161,18 @@ def is_same(run: Records, good: Records) -> bool:
         if key not in wanted or not _says_the_same(record, wanted[key], good):
             return False
         seen[key] += 1
-    once = [key for key, record in wanted.items() if record["event"] not in OPTIONAL]
-    return all(seen[key] == 1 for key in once) and run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
+    once = [key for key, record in wanted.items() if record["event"] not in OPTIONAL | {"kind"}]
+    framed = run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
+    return framed and all(seen[key] == 1 for key in once) and _kinds_are_whole(wanted, seen)
+
+
+def _kinds_are_whole(wanted: dict[str, Record], seen: Counter[str]) -> bool:
+    """Of each batch size all kinds are there, once, or none is: as in a run that was not asked for them."""
+    found: dict[int, set[int]] = {}
+    for key, record in wanted.items():
+        if record["event"] == "kind":
+            found.setdefault(record["batch_size"], set()).add(seen[key])
+    return all(counts in ({0}, {1}) for counts in found.values())
 
 
 def _key(record: Record) -> str:

@@ -56,7 +56,7 @@ TREES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     ),
     "timm MLP-Mixer": (  # a short chain of blocks, which are no stages
         lambda: MlpMixer(img_size=32, patch_size=8, num_blocks=2, embed_dim=32),
-        {"patch_embed": 1, "norm": 5, "mlp": 4, "activation": 4, "head": 1},
+        {"stem": 1, "norm": 5, "mlp": 4, "activation": 4, "head": 1},
     ),
     "transformers ViT": (
         lambda: AutoModel.from_config(ViTConfig(**SMALL, **IMAGE), add_pooling_layer=False),
