@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 from common.log.conclusions import CAUSES
 from common.log.events import Accuracy, Cause, Env, Kind, Latencies, Layer, Model, Perf, Sample
 from common.log.figures import bound, format_figure, share
-from common.log.formulas import FEWEST_SAMPLES, FORWARD
+from common.log.formulas import FEWEST_SAMPLES
 from common.log.framing import printable
 from common.log.reader import Run, UnjudgeableError
 from common.report.facts import causes_of, kinds_of
@@ -164,47 +164,43 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
 
 
 def draw_kinds(run: Run, figure: Figure) -> bool:
-    """The share of each kind of module in the time of a forward, at one batch size and the best, beside its share of
-    the operations.
+    """The share of each kind of module in the time of a forward, at one image and at the best batch size, beside its
+    share of the operations.
     """
     try:
         sizes = kinds_of(run)
     except UnjudgeableError:
         return False
-    shares = [{kind.name: kind.share for kind in kinds[1:]} | {REST: kinds[0].remainder or 0.0} for kinds in sizes]
-    names = list(dict.fromkeys(name for found in shares for name in found if name != REST))[:MOST_KINDS]
-    if not any(found[name] > 0 for found in shares for name in names if name in found):
+    bars = {
+        f"time at batch size {whole.batch_size}: {format_figure('ms', whole.ms)} ms": (
+            {kind.name: kind.share for kind in kinds} | {REST: whole.remainder or 0.0}
+        )
+        for whole, *kinds in sizes
+    }
+    for whole, *kinds in sizes[-1:]:
+        bars["operations"] = {kind.name: kind.gflop / whole.gflop for kind in kinds if kind.gflop and whole.gflop}
+    names = [*list(dict.fromkeys(kind.name for _, *kinds in sizes for kind in kinds))[:MOST_KINDS], REST]
+    shares = [found[name] for found in bars.values() for name in names if name in found]
+    if not positive(shares):
         return False
     axes = titled(figure, "Where the time of a forward goes")
-    looks = zip(sizes, shares, (BLUE, ORANGE, GREEN, GREY), strict=False)
-    height = 0.8 / len(sizes)
-    for turn, (kinds, found, color) in enumerate(looks):
-        label = f"batch size {kinds[0].batch_size}: {format_figure('ms', kinds[0].ms)} ms"
-        for at, name in enumerate([*names, REST]):
+    height = 0.84 / len(bars)
+    for turn, (label, found) in enumerate(bars.items()):
+        color = GREY if label == "operations" else (BLUE, ORANGE)[turn % 2]
+        for at, name in enumerate(names):
             if name in found:
-                middle = at + (turn - (len(sizes) - 1) / 2) * height
+                middle = at + (turn - (len(bars) - 1) / 2) * height
                 axes.barh(middle, found[name], height * 0.9, color=color, label=once(axes, label))
-                end = max(found[name], operations_of(kinds, name) or 0.0)
-                note = format_figure("share", found[name])
-                axes.annotate(note, (end, middle), (7, 0), textcoords="offset points", va="center", fontsize=9)
-    for at, name in enumerate(names):
-        part = operations_of(sizes[-1], name)
-        if part is not None:
-            axes.plot(part, at, "D", color="black", markersize=6, label=once(axes, "share of the operations"))
-    axes.set_yticks(range(len(names) + 1), [plain(name) for name in [*names, REST]])
+                end, note = max(found[name], 0.0), format_figure("share", found[name])
+                axes.annotate(note, (end, middle), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), map(plain, names))
     axes.invert_yaxis()
-    axes.set_xlim(min(0.0, *(min(found.values()) * 1.2 for found in shares)), 1.12)
+    axes.set_xlim(min(0.0, 1.1 * min(shares)), 1.15 * max(shares))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(f"share of the time; {REST} is what is left of it")
+    axes.set_xlabel(f"share of a forward; its {REST} is no kind's")
     axes.grid(axis="y", visible=False)
     name_above(axes)
     return True
-
-
-def operations_of(kinds: Sequence[Kind], name: str) -> float | None:
-    """The share of the operations that a kind has; None for one without, and where they were not counted."""
-    whole, own = (next((kind.gflop for kind in kinds if kind.name == each), None) for each in (FORWARD, name))
-    return own / whole if whole and own is not None else None
 
 
 def rows_of(run: Run) -> list[Perf]:

@@ -1038,7 +1038,7 @@ def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn
         ("causes", confirmed, "confirmed: switched off on the device"),
         ("causes", confirmed, "97.1%"),
         ("kinds", with_kinds, "42.0%"),
-        ("kinds", with_kinds, "share of the operations"),
+        ("kinds", with_kinds, "operations"),
         ("causes", explained, "HF32 in the convolutions\n+ the tanh GELU (best)"),
     ],
 )
