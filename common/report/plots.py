@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from common.log.conclusions import CAUSES
-from common.log.events import Accuracy, Cause, Env, Kind, Latencies, Layer, Model, Perf, Sample
+from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
 from common.log.figures import bound, format_figure, share
 from common.log.formulas import FEWEST_SAMPLES
 from common.log.framing import printable

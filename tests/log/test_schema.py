@@ -286,8 +286,8 @@ def test_the_names_of_the_events() -> None:
     """They are on disk, so that none may change with its class."""
     assert sorted(DECLARED) == [
         "accuracy", "animation", "cause", "env", "fallback", "inference", "kind", "latencies", "layer", "limit",
-        "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source", "run_end", "run_start",
-        "sample", "scaled", "skipped", "speedup", "startup", "transparency", "unread",
+        "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source", "run_end",
+        "run_start", "sample", "scaled", "skipped", "speedup", "startup", "transparency", "unread",
     ]  # fmt: skip
 
 
