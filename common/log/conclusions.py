@@ -186,9 +186,12 @@ def conclude_kinds(kinds: Sequence[Kind]) -> Words:
     whole = next((kind for kind in kinds if kind.name == FORWARD), None)
     if whole is None or len(kinds) < 2:
         raise UnjudgeableError("kind records: no whole forward, or no kind in it")
-    known = whole.gflop is not None and whole.percent_of_limit is not None
-    limits = [whole.gflop / whole.ms / whole.percent_of_limit] if known else []  # type: ignore[operator]
-    (outcome, words), (other, _) = _conclude_by(kinds), _conclude_by(with_shares(kinds, limits, min))
+    try:
+        reached, gflop = whole.percent_of_limit, whole.gflop
+        limits = [gflop / whole.ms / reached] if gflop is not None and reached is not None else []
+        (outcome, words), (other, _) = _conclude_by(kinds), _conclude_by(with_shares(kinds, limits, min))
+    except (ArithmeticError, ValueError) as error:  # no samples, or of no time; figures that are no numbers together
+        raise UnjudgeableError(f"kind records: {error}") from error
     if outcome != other:
         return Words(
             "undecided, the machine was busy: the best windows and the median ones say different things",

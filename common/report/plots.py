@@ -49,6 +49,7 @@ LEGEND = 105  # characters of a legend in one line
 MOST_LARGE = 7  # ticks in large print
 MOST_CAUSES = 12
 MOST_KINDS = 16
+LARGEST_SHARE = 100  # no measurement gives more
 REST = "remainder"  # of a forward, beside its kinds
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
@@ -181,7 +182,7 @@ def draw_kinds(run: Run, figure: Figure) -> bool:
         bars["operations"] = {kind.name: kind.gflop / whole.gflop for kind in kinds if kind.gflop and whole.gflop}
     names = [*list(dict.fromkeys(kind.name for _, *kinds in sizes for kind in kinds))[:MOST_KINDS], REST]
     shares = [found[name] for found in bars.values() for name in names if name in found]
-    if not positive(shares):
+    if not positive(shares) or max(map(abs, shares)) > LARGEST_SHARE:
         return False
     axes = titled(figure, "Where the time of a forward goes")
     height = 0.84 / len(bars)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -152,6 +153,14 @@ def test_kinds_without_the_whole_or_parts_say_nothing(lost: str) -> None:
     found = [kind for kind in kinds({"mlp": 80.0}, OPERATIONS) if kind.name != lost]
     with pytest.raises(UnjudgeableError, match="no whole forward, or no kind"):
         conclude_kinds(found)
+
+
+@pytest.mark.parametrize("windows_ms", [[], [0.0], [1e308, 1e308]])
+def test_kinds_of_no_time_or_of_any_are_no_conclusion(windows_ms: list[float]) -> None:
+    whole, part, other = kinds({"mlp": 80.0, "norm": 10.0}, OPERATIONS)
+    timed = [replace(each, windows=Windows(calls=1, samples_ms=windows_ms)) for each in (*whole.parts, *whole.parts)]
+    with pytest.raises(UnjudgeableError, match="kind records: "):
+        conclude_kinds([replace(whole, parts=timed), part, other])
 
 
 @pytest.mark.parametrize("seed", range(300))

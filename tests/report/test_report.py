@@ -989,6 +989,20 @@ def without_the_whole(records: Records) -> None:
     records[:] = [record for record in records if record.get("name") != "forward"]
 
 
+def in_any_time(records: Records) -> None:
+    with_kinds(records)
+    find(records, "kind", name="mlp").update(share=1e308, parts=[])
+
+
+def test_kinds_that_nothing_follows_from_leave_a_section_that_says_so(
+    report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    for edit in (in_any_time, without_the_whole):
+        code, pages = report(copied(evidence, tmp_path / "logs", benchmark=edit))
+        assert code == 2
+        assert "The records are incomplete: kind records: " in pages["report.md"]
+
+
 Drawn = Callable[[str, Edit], Figure | None]
 
 
@@ -1025,6 +1039,7 @@ def drawn(evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dr
         ("causes", nothing_finite),
         ("kinds", lambda records: None),
         ("kinds", without_the_whole),
+        ("kinds", in_any_time),
     ],
 )
 def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn) -> None:
