@@ -105,7 +105,7 @@ def _around(name: str, units: dict[str, Unit]) -> Unit | None:
 def _kind(name: str, module: nn.Module, stages: Sequence[str]) -> str | None:
     """What a module is that lies in no unit; None for a block or a list of them, and for what multiplies nothing."""
     *path, leaf = name.split(".")
-    if not any(part.isdecimal() for part in (*path, leaf)):
+    if not re.search(r"\d", ".".join(path)):  # in no block
         if leaf in HEAD_NAMES:
             return "head"
         if leaf in STEM_NAMES:
@@ -138,11 +138,16 @@ def _fine(module: nn.Module) -> str | None:
 
 
 def _coarse(name: str, module: nn.Module) -> str | None:
-    """An attention, an MLP or an embedding of patches, and not a block that holds several of them."""
-    if not _multiplies(module):
+    """An attention, an MLP or an embedding of patches, and not a block that is called after one and holds several.
+
+    An attention may hold an MLP, which gives the biases of relative positions.
+    """
+    kind = _named(name, module)
+    if kind is None:
         return None
-    found = {kind for path, part in module.named_modules(prefix=name) if (kind := _named(path, part))}
-    return _named(name, module) if len(found) == 1 else None
+    inner = {_named(path, part) for path, part in module.named_modules(prefix=name) if part is not module}
+    biases = {"mlp"} if kind == "attention" and kind not in inner else set()
+    return None if inner - {None, kind} - biases else kind
 
 
 def _named(name: str, module: nn.Module) -> str | None:

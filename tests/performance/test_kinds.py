@@ -42,6 +42,10 @@ TREES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, qk_norm=True),
         {"patch_embed": 1, "norm": 9, "attention": 2, "mlp": 2, "activation": 2, "head": 1},
     ),
+    "timm ViT with an MLP for the biases of its attention": (
+        lambda: timm.create_model("vit_relpos_small_patch16_224", img_size=32, depth=2),
+        {"patch_embed": 1, "norm": 5, "attention": 2, "mlp": 2, "activation": 4, "head": 1},
+    ),
     "timm Swin": (  # of two stages: the first's two blocks, the second's two behind a reduction
         lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=56, depths=(2, 2), num_heads=(3, 6)),
         {"patch_embed": 1, "norm": 11, "attention": 4, "mlp": 4, "activation": 4, "projection": 1, "head": 1},
