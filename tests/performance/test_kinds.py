@@ -279,7 +279,7 @@ def test_kinds_that_do_not_fit_the_memory_are_left_out(
 
 
 # ------------------------------------------------------------------------------------------ a slow kind of operator
-KERNEL_US = 1000
+KERNEL_US = 500
 UNDECIDED = "time: undecided"
 WIDE_VIT = {**TINY_VIT, "hidden_size": 128, "intermediate_size": 512}  # whose patch embedding is a 20th of its work
 
