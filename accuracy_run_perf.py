@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   python accuracy_run_perf.py --model demo               # no NPU, no hub
   python accuracy_run_perf.py --device npu               # the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
+  python accuracy_run_perf.py --device npu --explain     # and where the time goes
   torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        # eight devices at once
 """
 
@@ -63,6 +64,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=True,
         help="time the CPU in float32 at batch size 1 too, for the speedup of an accelerator (default: yes)",
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="time each kind of module alone too, at batch size 1 and the best: where the time goes",
+    )
     return parser.parse(argv)
 
 
@@ -79,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from common import session
             from common.encoder import loading
             from common.images import decoding
-            from common.performance import printed, sweep, timing
+            from common.performance import breakdown, printed, sweep, timing
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
@@ -113,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = printed.report_rows(log, measurements, work, limit, args.compile)
             printed.report_ranks(log, rank, measurements)
             printed.report_speedup(log, rows, baseline_ms, str(running.device))
+            if args.explain:
+                breakdown.explain(log, rank, encoder.module, pixel_values, rows, budget, work, limit)
             running.record_machine("end")
             if first:
                 log.line()

@@ -1,18 +1,27 @@
-"""What limits a performance run and what spoils it, in words: host or device, and the machine's state.
+"""What limits a performance run and what spoils it, in words: host or device, kinds of modules, the machine's state.
 
-It is made of the `perf` and `machine` events: the run prints it in English, the pages have both languages. Standard
-library only.
+It is made of the `perf`, `kind` and `machine` events: the run prints it in English, the pages have both languages.
+Standard library only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from common.log.conclusions import Words
-from common.log.events import Figures, Machine, Perf
+from common.log.events import Figures, Kind, Machine, Perf
 from common.log.figures import format_figure
+from common.log.formulas import FORWARD, with_shares
+from common.log.reader import UnjudgeableError
 
 FULL_QUEUE = 2.0  # times the least issue time of all batch sizes: the host does not issue more for more images
+MOST_OVERLAP = 0.25  # of the whole forward: kinds that take so much more than it say nothing
+OUTSTANDING_SHARE = 0.25  # of the time
+OUTSTANDING_FACTOR = 1.5  # times its share of the operations
+OUTSTANDING_SLOWNESS = 4.0  # times fewer operations a second than the other kinds: attention alone makes up to 3
+NEAR_LIMIT = 0.7
+MOST_CLASSES = 3  # that are named of a kind
 
 
 def conclude_bound(rows: Sequence[Perf], batch_size: int, compiled: bool) -> Words | None:
@@ -62,6 +71,124 @@ def _with_more_images(timed: Mapping[int, Figures], batch_size: int) -> Words:
         f"; batch {larger} takes {cost.en} for {larger} images instead of {batch_size}",
         f"；batch {larger} 处理 {larger} 张图像（而非 {batch_size} 张），{cost.zh}",
     )
+
+
+# ------------------------------------------------------------------------------------------------ where the time goes
+def conclude_kinds(kinds: Sequence[Kind]) -> Words:
+    """What limits a forward, from all `kind` events of one batch size: the first of these that is true.
+
+    - The remainder is -25 % or less: the kinds alone take so much longer than the whole that no share can be told.
+    - Operations could not be counted: the largest share is named.
+    - A kind has a quarter of the time, and no operations; or it has one and a half times the share of the time that it
+      has of the operations, and does a quarter as many a second as the other kinds together.
+    - Of the remainder, of the kinds without operations and of those with some, one has the most time; the last are near
+      the limit where together they reach 70 % of it.
+
+    It is said where the best windows lead to the same as the median ones: on a busy machine long windows and short ones
+    are not disturbed alike. Raises UnjudgeableError where the whole is not among the events.
+    """
+    whole = next((kind for kind in kinds if kind.name == FORWARD), None)
+    if whole is None or len(kinds) < 2:
+        raise UnjudgeableError("kind records: no whole forward, or no kind in it")
+    try:
+        reached, gflop = whole.percent_of_limit, whole.gflop
+        limits = [gflop / whole.ms / reached] if gflop is not None and reached is not None else []
+        (outcome, words), (other, _) = _conclude_by(kinds), _conclude_by(with_shares(kinds, limits, min))
+    except (ArithmeticError, ValueError) as error:  # no samples, or of no time; figures that are no numbers together
+        raise UnjudgeableError(f"kind records: {error}") from error
+    if outcome != other:
+        return Words(
+            "undecided, the machine was busy: the best windows and the median ones say different things",
+            "无法判断，机器较忙：最快的窗口与中位数窗口得出的结论不同",
+        )
+    return words
+
+
+def _conclude_by(kinds: Sequence[Kind]) -> tuple[str, Words]:
+    """A word for the outcome, and the outcome in words, by the shares of the events as they are."""
+    whole = next(kind for kind in kinds if kind.name == FORWARD)
+    parts = sorted((kind for kind in kinds if kind is not whole), key=lambda kind: -kind.share)
+    between = 0.0 if whole.remainder is None else whole.remainder
+    if between <= -MOST_OVERLAP:
+        taken = f"{1 - between:.1%}"
+        return "overlap", Words(
+            f"no kind can be told to limit it: alone they take {taken} of the time of the whole forward",
+            f"无法判断瓶颈：各类模块单独计时之和为整个前向的 {taken}",
+        )
+    if whole.gflop is None:
+        name, largest = _kind_name(parts[0]), f"{parts[0].share:.1%}"
+        return parts[0].name, Words(
+            f"the largest share is that of {name}, {largest} of the time; operations can't be counted",
+            f"占比最大的是 {name}，占时间的 {largest}；计算量无法统计",
+        )
+    outstanding = next((kind for kind in parts if _stands_out(kind, parts, whole.gflop)), None)
+    if outstanding is not None:
+        name, time = _kind_name(outstanding), f"{outstanding.share:.1%}"
+        work = f"{(outstanding.gflop or 0.0) / whole.gflop:.1%}"
+        return outstanding.name, Words(
+            f"limited by one kind that stands out, {name}: {time} of the time for {work} of the operations",
+            f"瓶颈是明显突出的一类模块 {name}：占时间的 {time}，仅占计算量的 {work}",
+        )
+    return _conclude_largest(parts, between)
+
+
+def _stands_out(kind: Kind, kinds: Sequence[Kind], of_all: float) -> bool:
+    """Whether its share of the time is large, and far above its share of the operations of all, 1e9."""
+    if kind.share < OUTSTANDING_SHARE:
+        return False
+    if kind.gflop is None:
+        return True
+    others = [other for other in kinds if other is not kind and other.gflop is not None]
+    gflop, ms = math.fsum(other.gflop or 0.0 for other in others), math.fsum(other.ms for other in others)
+    above = kind.share >= OUTSTANDING_FACTOR * kind.gflop / of_all
+    return above and ms > 0 and kind.gflop * ms * OUTSTANDING_SLOWNESS <= gflop * kind.ms
+
+
+def _conclude_largest(kinds: Sequence[Kind], between: float) -> tuple[str, Words]:
+    """Which of matrix products, element-wise operators and the overhead between the kinds has the most time."""
+    products = [kind for kind in kinds if kind.gflop is not None]
+    others = [kind for kind in kinds if kind.gflop is None]
+    of_products, of_others = (math.fsum(kind.share for kind in group) for group in (products, others))
+    multiplied, left, elementwise = f"{of_products:.1%}", f"{between:.1%}", f"{of_others:.1%}"
+    if between > max(of_products, of_others):
+        return "overhead", Words(
+            f"limited by overhead between the kinds: {left} of the time, matrix products {multiplied}, element-wise "
+            f"operators {elementwise}",
+            f"瓶颈是各类模块之间的开销：占时间的 {left}，矩阵乘 {multiplied}，逐元素算子 {elementwise}",
+        )
+    if of_others > of_products:
+        names = ", ".join(map(_kind_name, others))
+        return "element-wise", Words(
+            f"limited by element-wise operators, so by memory: {names} take {elementwise} of the time, matrix products "
+            f"{multiplied}",
+            f"瓶颈是逐元素算子，即内存带宽：{names} 占时间的 {elementwise}，矩阵乘 {multiplied}",
+        )
+    known = [kind for kind in products if kind.percent_of_limit is not None]
+    if not known:
+        return "products", Words(
+            f"limited by matrix products: {multiplied} of the time, without a limit beside them",
+            f"瓶颈是矩阵乘：占时间的 {multiplied}，没有可对照的算力上限",
+        )
+    ms = math.fsum(kind.ms for kind in known)
+    reached = math.fsum((kind.percent_of_limit or 0.0) * kind.ms for kind in known) / ms
+    if reached >= NEAR_LIMIT:
+        return "products", Words(
+            f"limited by matrix products near their limit: {multiplied} of the time at {reached:.1%} of it",
+            f"瓶颈是接近算力上限的矩阵乘：占时间的 {multiplied}，达到上限的 {reached:.1%}",
+        )
+    lost = max(known, key=lambda kind: kind.ms * (1 - (kind.percent_of_limit or 0.0)))
+    name, own, its = _kind_name(lost), f"{lost.share:.1%}", f"{lost.percent_of_limit or 0.0:.1%}"
+    return "products", Words(
+        f"limited by matrix products below their limit: {multiplied} of the time at {reached:.1%} of it; most is lost "
+        f"in {name}, {own} at {its}",
+        f"瓶颈是未达到算力上限的矩阵乘：占时间的 {multiplied}，为上限的 {reached:.1%}；"
+        f"损失最多的是 {name}，{own}，为上限的 {its}",
+    )
+
+
+def _kind_name(kind: Kind) -> str:
+    """A kind and, of those that are called by what they do, the classes: activation (GELU)."""
+    return f"{kind.name} ({', '.join(kind.classes[:MOST_CLASSES])})" if kind.classes else kind.name
 
 
 # ---------------------------------------------------------------------------------------------- the machine's state

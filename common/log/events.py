@@ -18,6 +18,11 @@ SCRIPTS = (INFERENCE, ACCURACY, PERF)
 # What an encoder gives, in the order in which its module gives them.
 OUTPUTS = ("embedding", "hidden_state")
 DTYPES = ("float32", "float16", "bfloat16")
+# What an encoder is made of, beside its stages by their numbers; the last is the whole.
+KINDS = (
+    *("patch_embed", "stem", "attention", "mlp", "norm", "activation", "convolution", "projection", "head"),
+    "forward",
+)
 OPERATORS = ("matmul", "conv", "attention", "other")  # whose operations are counted
 
 Output = Annotated[str, OneOf(OUTPUTS)]
@@ -625,6 +630,43 @@ class Ranks(Event, scripts=[PERF]):
     status: Status
     scaling: Annotated[Scaling | None, FLAT, "where it is ok"] = None
     shares: Annotated[list[Share], "what each rank measured"]
+
+
+@declare
+class Part:
+    """Modules of a kind that are built alike and get inputs of the same shape: one is timed for all."""
+
+    module: Annotated[str, "the one that is timed"]
+    count: Annotated[int, "of such modules that a forward runs"]
+    windows: Annotated[Windows, FLAT]
+
+
+@declare
+class Kind(Event, scripts=[PERF]):
+    """kind of module and batch size, after `--explain`
+
+    Its modules alone, each on the input that it got in a forward, without the modules of other kinds in them. `forward`
+    is the whole encoder, eager, timed in the same rounds.
+    """
+
+    name: Annotated[
+        str,
+        "`patch_embed`, `stem`, `attention`, `mlp`, `norm`, `activation`, `convolution`, `projection`, `head`, "
+        "`stage 0` and so on, or `forward`",
+    ]
+    batch_size: int
+    count: Annotated[int, "of its modules that a forward runs"]
+    classes: Annotated[list[str], "of these modules"]
+    ms: Annotated[float, "in a forward: the sum over its parts of `count` times a call, each by its median window"]
+    share: Annotated[float, "a fraction of the time of `forward`"]
+    remainder: Annotated[
+        float | None,
+        OPTIONAL,
+        "of `forward`: what all shares leave of 1, the overhead between the kinds; below 0 they overlap",
+    ] = None
+    gflop: Annotated[float | None, "1e9 operations of matrix products in a forward; null without any"]
+    percent_of_limit: Annotated[float | None, "a fraction: these operations in that time; null without a limit"]
+    parts: Annotated[list[Part], "what was timed"]
 
 
 @declare

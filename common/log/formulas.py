@@ -15,10 +15,12 @@ from typing import NamedTuple
 from common.log.events import (
     Figures,
     IssueFigures,
+    Kind,
     LatencyFigures,
     Limit,
     LimitFigures,
     Metrics,
+    Part,
     Probe,
     Product,
     Scaling,
@@ -64,6 +66,7 @@ LEAST_BITS = {"float32": 20, "float16": 9, "bfloat16": 6}
 PERCENTILES = {"p50_latency_ms": 50, "p90_latency_ms": 90, "p95_latency_ms": 95, "p99_latency_ms": 99}
 LATENCY_KEYS = ("avg_latency_ms", "min_latency_ms", "max_latency_ms", *PERCENTILES, "iqr_latency_ms")
 LIMIT_KEYS = ("achieved_tflops", "limit_tflops", "percent_of_limit")
+FORWARD = "forward"  # the whole encoder, among the kinds of its modules
 CONFIDENCE = 0.95
 FEWEST_SAMPLES = 5  # below it not even the median is bounded
 STABLE_SPREAD = 0.1
@@ -297,6 +300,42 @@ def beside_the_limit(images_a_second: float, gflop_per_image: float, limits_tflo
         return LimitFigures(achieved_tflops=None, limit_tflops=None, percent_of_limit=None)
     achieved, limit = images_a_second * gflop_per_image / 1000, max(limits_tflops)
     return LimitFigures(achieved_tflops=achieved, limit_tflops=limit, percent_of_limit=achieved / limit)
+
+
+def with_shares(
+    kinds: Sequence[Kind],
+    limits_tflops: Sequence[float],
+    typical: Callable[[Sequence[float]], float] = statistics.median,
+) -> list[Kind]:
+    """The kinds of one batch size with the figures that follow from their samples and operations.
+
+    One of them, by the name FORWARD, is the whole: the others' shares are of its time, and it has their remainder.
+    `typical` chooses of the windows of a part.
+    """
+    times_ms = [kind_ms(kind.parts, typical) for kind in kinds]
+    whole_ms = next(ms for kind, ms in zip(kinds, times_ms, strict=True) if kind.name == FORWARD)
+    found = [
+        replace(
+            kind,
+            count=sum(part.count for part in kind.parts),
+            ms=ms,
+            share=ms / whole_ms,
+            percent_of_limit=of_limit(kind.gflop, ms, limits_tflops),
+        )
+        for kind, ms in zip(kinds, times_ms, strict=True)
+    ]
+    remainder = 1 - math.fsum(kind.share for kind in found if kind.name != FORWARD)
+    return [replace(kind, remainder=remainder if kind.name == FORWARD else None) for kind in found]
+
+
+def kind_ms(parts: Sequence[Part], typical: Callable[[Sequence[float]], float] = statistics.median) -> float:
+    """The time in ms that a forward spends in a kind: a call of each part, as often as a forward has it."""
+    return math.fsum(part.count * typical(part.windows.samples_ms) / part.windows.calls for part in parts)
+
+
+def of_limit(gflop: float | None, ms: float, limits_tflops: Sequence[float]) -> float | None:
+    """Operations in a time as a fraction of the larger limit; None without operations or without a limit."""
+    return None if gflop is None or not limits_tflops else gflop / ms / max(limits_tflops)
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:

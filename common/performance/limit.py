@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop, conv_flop, mm_flop
 
 from common.device import devices
@@ -42,11 +43,13 @@ Shape = tuple[int, int, int]  # rows, inner, columns: [rows, inner] x [inner, co
 @dataclass(frozen=True)
 class Work:
     """What an encoder computes for one image: 1e9 floating-point operations by operator (a multiplication and an
-    addition are two), and the operations of each shape of matrix product.
+    addition are two), and the operations of each shape of matrix product; those of each module by its qualified name,
+    with all that is in it.
     """
 
     gflop_by_operator: dict[str, float]
     shapes: dict[Shape, float]
+    gflop_by_module: dict[str, float] = field(default_factory=dict)
 
     @property
     def gflop(self) -> float:
@@ -94,10 +97,13 @@ def count_operations(module: nn.Module, input_size: Sequence[int]) -> Work:
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.inference_mode(), counter:
         on_meta(module)(torch.empty(1, *input_size, device="meta"))
-    counts = counter.get_flop_counts()["Global"]
+    by_module = counter.get_flop_counts()
+    counts = by_module["Global"]
     flop = {name: sum(counts.get(operator, 0) for operator in operators) for name, operators in OPERATORS.items()}
     flop["other"] = counter.get_total_flops() - sum(flop.values())
-    return Work({name: value / 1e9 for name, value in flop.items()}, dict(shapes))
+    # The counter's names begin with the class of the outermost module.
+    each = {name.partition(".")[2]: sum(found.values()) / 1e9 for name, found in by_module.items()}
+    return Work({name: value / 1e9 for name, value in flop.items()}, dict(shapes), each)
 
 
 def _convolution_shape(x: Tensor, weight: Tensor, *arguments: Any) -> Shape | None:
@@ -145,16 +151,10 @@ class TimedProduct:
             devices.empty_cache(self.device)
 
     def _add_windows(self, samples_ms: list[float], fewest: int, most: int, max_seconds: float) -> None:
-        end = time.perf_counter() + max_seconds
         left, right = self.factors
         multiply = partial(F.linear, left[: self.rows].to(self.device), right.to(self.device))
-        if not self.calls:  # the first allocates and chooses a kernel
-            fastest_ms = min(_time_calls(multiply, self.device, 1) for _ in range(3))
-            self.calls = max(1, round(WINDOW_MS / fastest_ms))
-        added = 0
-        while added < fewest or (added < most and time.perf_counter() < end):
-            samples_ms.append(_time_calls(multiply, self.device, self.calls))
-            added += 1
+        self.calls = self.calls or calls_of_window(multiply, self.device)
+        add_windows(samples_ms, multiply, self.device, self.calls, fewest, most, max_seconds)
 
     @property
     def product(self) -> Product:
@@ -205,8 +205,33 @@ class Meter:
         return replace(found, spread=formulas.spread_of([found]))
 
 
-def _time_calls(multiply: Callable[[], Tensor], device: torch.device, calls: int) -> float:
-    """The time of calls in ms, from an idle device to an element of the result on the host.
+def calls_of_window(call: Callable[[], Any], device: torch.device, window_ms: float = WINDOW_MS) -> int:
+    """How many calls a window has, by the fastest of three: the first allocates and chooses a kernel."""
+    fastest_ms = min(_time_calls(call, device, 1) for _ in range(3))
+    return max(1, round(window_ms / fastest_ms))
+
+
+def add_windows(
+    samples_ms: list[float],
+    call: Callable[[], Any],
+    device: torch.device,
+    calls: int,
+    fewest: int,
+    most: int,
+    max_seconds: float,
+) -> None:
+    """Add the times in ms of windows of so many calls: `fewest` whatever they take, then up to `most` within the
+    seconds.
+    """
+    end = time.perf_counter() + max_seconds
+    added = 0
+    while added < fewest or (added < most and time.perf_counter() < end):
+        samples_ms.append(_time_calls(call, device, calls))
+        added += 1
+
+
+def _time_calls(call: Callable[[], Any], device: torch.device, calls: int) -> float:
+    """The time of calls in ms, from an idle device to an element of the last result's first tensor on the host.
 
     Not the timer of the passes: a synchronisation that is lost there must stand out against this limit.
     """
@@ -214,7 +239,8 @@ def _time_calls(multiply: Callable[[], Tensor], device: torch.device, calls: int
         devices.synchronize(device)
         start = time.perf_counter()
         for _ in range(calls):
-            result = multiply()
+            result = call()
         devices.synchronize(device)
-        result[-1, -1].item()
+        first = next(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        first[(-1,) * first.ndim].item()
         return (time.perf_counter() - start) * 1000

@@ -11,8 +11,8 @@ from torch import nn
 from common.device.ranks import Rank
 from common.errors import first_line
 from common.log import formulas, schema
-from common.log.bottlenecks import conclude_bound
-from common.log.events import Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
+from common.log.bottlenecks import MOST_CLASSES, conclude_bound, conclude_kinds
+from common.log.events import Kind, Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
 from common.log.figures import format_figure, percent
 from common.log.writer import RunLog
 from common.performance import limit
@@ -163,6 +163,28 @@ def report_table(log: RunLog, rows: Sequence[Perf]) -> None:
 
 def shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def report_kinds(log: RunLog, kinds: Sequence[Kind]) -> None:
+    """Print and record where the time goes at a batch size: its kinds by their time, then what is between them."""
+    whole, *others = kinds
+    log.line()
+    log.line(f"where the time goes at batch size {whole.batch_size}, {whole.ms:.3f} ms a forward")
+    log.line(
+        f"  {'kind':<12} {'modules':>7} {'timed':>6} {'ms':>10} {'share':>7} {'GFLOP':>9} {'of limit':>8}  classes"
+    )
+    for kind in kinds:
+        log.record(kind)
+    for kind in sorted(others, key=lambda kind: -kind.share):
+        counts = f"{kind.count:>7} {len(kind.parts):>6}"
+        operations = f"{shown(kind.gflop, '.3f'):>9} {shown(kind.percent_of_limit, '.1%'):>8}"
+        time = f"{kind.ms:>10.3f} {kind.share:>7.1%}"
+        log.line(f"  {kind.name:<12} {counts} {time} {operations}  {', '.join(kind.classes[:MOST_CLASSES])}")
+    left = whole.remainder or 0.0
+    word = "overhead between the kinds" if left >= 0 else "overlap: alone they take longer"
+    log.line(f"  {'remainder':<12} {'':>7} {'':>6} {left * whole.ms:>10.3f} {left:>7.1%} {'':>9} {'':>8}  {word}")
+    log.line("  modules that are built alike and get the same shape are timed once, and count as often as they run")
+    log.line(f"time: {conclude_kinds(kinds).en}")
 
 
 def report_ranks(log: RunLog, rank: Rank, measurements: Sequence[Measurement]) -> None:

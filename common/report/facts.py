@@ -13,6 +13,7 @@ from common.log.events import (
     Cost,
     Env,
     Inference,
+    Kind,
     Layer,
     Model,
     Numerics,
@@ -22,7 +23,7 @@ from common.log.events import (
     Speedup,
 )
 from common.log.figures import bound
-from common.log.formulas import GATED_METRICS, size_of
+from common.log.formulas import FORWARD, GATED_METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
 from common.report.commands import ELSEWHERE, checker_command, run_command
 from common.report.markdown import Markdown
@@ -176,6 +177,20 @@ def explained_samples(run: Run) -> list[Sample]:
     samples = [sample for sample in samples if sample.reference == samples[0].reference]
     worst = max(samples, key=lambda sample: size_of(sample.metrics.relative_l2))
     return [sample for sample in samples if sample.image_sha256 == worst.image_sha256]
+
+
+def kinds_of(run: Run) -> list[list[Kind]]:
+    """The kinds of each batch size: the whole forward, then the others by their time. Raises UnjudgeableError where the
+    whole is missing.
+    """
+    found: dict[int, list[Kind]] = {}
+    for kind in run.all(Kind):
+        found.setdefault(kind.batch_size, []).append(kind)
+    for kinds in found.values():
+        kinds.sort(key=lambda kind: (kind.name != FORWARD, -kind.share))
+        if kinds[0].name != FORWARD:
+            raise UnjudgeableError("kind records: no whole forward")
+    return [found[size] for size in sorted(found)]
 
 
 def belongs(run: Run, group: Group) -> bool:

@@ -23,8 +23,8 @@ from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Per
 from common.log.figures import format_figure, share
 from common.log.formulas import FEWEST_SAMPLES, percentile
 from common.log.framing import printable
-from common.log.reader import Run
-from common.report.facts import causes_of
+from common.log.reader import Run, UnjudgeableError
+from common.report.facts import causes_of, kinds_of
 from common.verdict.evidence import Group
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
@@ -48,6 +48,9 @@ LONGEST = 70  # characters of a name in a plot
 LEGEND = 105  # characters of a legend in one line
 MOST_LARGE = 7  # ticks in large print
 MOST_CAUSES = 12
+MOST_KINDS = 16
+LARGEST_SHARE = 100  # no measurement gives more
+REST = "remainder"  # of a forward, beside its kinds
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 LEAST_DRAWN = 0.05  # where no cause accounts for more, there is no plot: its bars would be empty
 FEWEST_TICKS = 3  # on a logarithmic axis: one figure alone gives no scale
@@ -169,6 +172,46 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
     name_above(axes)
     axes.set_ylabel("images/s (log scale)")
     label_batches(axes, rows, notes)
+    return True
+
+
+def draw_kinds(run: Run, figure: Figure) -> bool:
+    """The share of each kind of module in the time of a forward, at one image and at the best batch size, beside its
+    share of the operations.
+    """
+    try:
+        sizes = kinds_of(run)
+    except UnjudgeableError:
+        return False
+    bars = {
+        f"time at batch size {whole.batch_size}: {format_figure('ms', whole.ms)} ms": (
+            {kind.name: kind.share for kind in kinds} | {REST: whole.remainder or 0.0}
+        )
+        for whole, *kinds in sizes
+    }
+    for whole, *kinds in sizes[-1:]:
+        bars["operations"] = {kind.name: kind.gflop / whole.gflop for kind in kinds if kind.gflop and whole.gflop}
+    names = [*list(dict.fromkeys(kind.name for _, *kinds in sizes for kind in kinds))[:MOST_KINDS], REST]
+    shares = [found[name] for found in bars.values() for name in names if name in found]
+    if not positive(shares) or max(map(abs, shares)) > LARGEST_SHARE:
+        return False
+    axes = titled(figure, "Where the time of a forward goes")
+    height = 0.84 / len(bars)
+    for turn, (label, found) in enumerate(bars.items()):
+        color = GREY if label == "operations" else (BLUE, ORANGE)[turn % 2]
+        for at, name in enumerate(names):
+            if name in found:
+                middle = at + (turn - (len(bars) - 1) / 2) * height
+                axes.barh(middle, found[name], height * 0.9, color=color, label=once(axes, label))
+                end, note = max(found[name], 0.0), format_figure("share", found[name])
+                axes.annotate(note, (end, middle), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), map(plain, names))
+    axes.invert_yaxis()
+    axes.set_xlim(min(0.0, 1.1 * min(shares)), 1.15 * max(shares))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(f"share of a forward; its {REST} is no kind's")
+    axes.grid(axis="y", visible=False)
+    name_above(axes)
     return True
 
 
@@ -356,6 +399,7 @@ def once(axes: Axes, label: str) -> str:
 PLOTS: dict[str, tuple[str, Draw]] = {
     "latency": ("perf", draw_latency),
     "throughput": ("perf", draw_throughput),
+    "kinds": ("perf", draw_kinds),
     "samples": ("accuracy", draw_samples),
     "blocks": ("accuracy", draw_blocks),
     "causes": ("accuracy", draw_causes),

@@ -18,7 +18,7 @@ from common.log.events import DECLARED, PACKAGES, Accuracy
 from common.log.figures import format_figure, format_metric, format_pair, percent
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
-from common.report.facts import Page, causes_of, explained_samples
+from common.report.facts import Page, causes_of, explained_samples, kinds_of
 from common.report.markdown import Markdown, escape, tidy
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,6 +54,7 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"PACKAGES": PACKAGES, "METRICS": METRICS, "LATENCY_KEYS": LATENCY_KEYS, "LIMIT_KEYS": LIMIT_KEYS}
     made.globals |= {"whole": whole, "causes": conclusions.conclude_causes, "blocks": conclusions.conclude_blocks}
     made.globals |= {"advise": conclusions.advise, "causes_of": causes_of, "explained_samples": explained_samples}
+    made.globals |= {"time": bottlenecks.conclude_kinds, "kinds_of": kinds_of}
     made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
     return made

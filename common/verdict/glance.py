@@ -51,6 +51,8 @@ SENTENCES = {
     r"batch (?P<of>\d+) summary": "batch {of}: {value}",
     r"batch (?P<of>\d+) same embedding": "batch {of}: the timed embedding and the compared one: "
     "{value}, wanted: {bound}",
+    r"batch (?P<of>\d+) kinds": "batch {of}: {value}",
+    "kinds": "the kinds of modules are not the same at all batch sizes",
     "limit": "the device's limit: {value}",
     r"batch (?P<of>\d+) throughput beside (?P<which>.*)": "batch {of}: throughput beside {which} is {value}; wanted: "
     "{bound}",

@@ -14,6 +14,7 @@ from common.log.reader import Run, UnjudgeableError, read_runs
 from common.verdict.accuracy import check_references
 from common.verdict.comparison import check_comparison, compare
 from common.verdict.evidence import KIND, Bounds, Check, Comparison, Group, Judgement, Verdict, about, guarded
+from common.verdict.kinds import check_kinds
 from common.verdict.machine import check_machine
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
 from common.verdict.remarks import doubts_of_baseline, remarks_on
@@ -174,6 +175,7 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
     for run in group.of("perf"):
         yield from about("perf", check_machine(run))
         yield from about("perf", guarded(check_perf(run, bounds)))
+        yield from about("perf", guarded(check_kinds(run)))
     for perf in group.of("perf"):
         for accuracy in group.of("accuracy"):
             yield from about("perf", guarded(check_same_outputs(accuracy, perf)))

@@ -41,7 +41,7 @@ from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign
 
 import check_accuracy_run_perf as checker
 from common.log import formulas, schema
-from common.log.events import Limit, Machine, Product, Windows
+from common.log.events import Kind, Limit, Machine, Product, Windows
 
 Random = random.Random
 Record = dict[str, Any]
@@ -56,6 +56,7 @@ INFORMS = {
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
     "machine": {*schema.keys(Machine)} - {"phase"},
+    "kind": {"classes"},
     "run_end": {"error"},
 }
 # What identifies a record among those of its event; records of other events are not evidence.
@@ -69,11 +70,13 @@ KEYS: dict[str, tuple[str, ...]] = {
     "limit": ("phase",),
     "latencies": ("batch_size", "pass"),
     "perf": ("batch_size",),
+    "kind": ("batch_size", "name"),
     "ranks": ("batch_size",),
     "speedup": (),
     "machine": ("phase",),
     "run_end": (),
 }
+RAW = {"limit": {"shapes"}, "kind": {"parts"}}  # from which the same figures must follow
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
 LONGEST = 2000  # characters of a line in the checker's answer
 CLOSE = 1e-8  # what is computed again may differ by 1e-9; beyond this it may not pass
@@ -150,7 +153,7 @@ def may_pass(runs: Iterable[Records], pairs: Sequence[Pair]) -> bool:
 def is_same(run: Records, good: Records) -> bool:
     """Whether every record that is evidence is there once and says what the good one says."""
     wanted = {_key(record): record for record in good if record["event"] in KEYS}
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for record in run:
         if str(record.get("event")) not in KEYS:
             continue
@@ -161,9 +164,19 @@ def is_same(run: Records, good: Records) -> bool:
             return False
         seen[key] += 1
     without_machine = not any(record.get("event") == Machine.event for record in run)  # as earlier logs are
-    left_out = OPTIONAL | ({Machine.event} if without_machine else set())
+    left_out = OPTIONAL | {"kind"} | ({Machine.event} if without_machine else set())
     once = [key for key, record in wanted.items() if record["event"] not in left_out]
-    return all(seen[key] == 1 for key in once) and run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
+    framed = run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
+    return framed and all(seen[key] == 1 for key in once) and _kinds_are_whole(wanted, seen)
+
+
+def _kinds_are_whole(wanted: dict[str, Record], seen: Counter[str]) -> bool:
+    """Of each batch size all kinds are there, once, or none is: as in a run that was not asked for them."""
+    found: dict[int, set[int]] = {}
+    for key, record in wanted.items():
+        if record["event"] == "kind":
+            found.setdefault(record["batch_size"], set()).add(seen[key])
+    return all(counts in ({0}, {1}) for counts in found.values())
 
 
 def _key(record: Record) -> str:
@@ -202,9 +215,11 @@ def _says_the_same(record: Record, good: Record, run: Records) -> bool:
         return _same_times(record, good)
     if event == "limit" and not _same_limit(record, good):
         return False
+    if event == "kind" and not _same_kind(record, good):
+        return False
     if event == "sample" and not _samples_agree(record, good):
         return False
-    keys = (set(good) - free) - ({"shapes"} if event == "limit" else set())
+    keys = set(good) - free - RAW.get(event, set())
     return all(key in record and _is_allowed(event, key, record, good, run) for key in keys)
 
 
@@ -329,6 +344,18 @@ def _same_limit(record: Record, good: Record) -> bool:
     return math.isclose(rate, good["gemm_tflops"], rel_tol=CLOSE) and math.isclose(
         spread, good["spread"], rel_tol=CLOSE, abs_tol=CLOSE
     )
+
+
+def _same_kind(record: Record, good: Record) -> bool:
+    """The same time follows from the parts."""
+    try:
+        kind = schema.decode(Kind, {key: record[key] for key in schema.keys(Kind) & record.keys()})
+    except schema.MisfitError:
+        return False
+    if not kind.parts or not all(part.count >= 1 and _takes_time(part.windows) for part in kind.parts):
+        return False
+    counted = sum(part.count for part in kind.parts) == good["count"]
+    return counted and math.isclose(formulas.kind_ms(kind.parts), good["ms"], rel_tol=CLOSE)
 
 
 # ----------------------------------------------------------------------------------------------------- the mutants
@@ -773,7 +800,7 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
     common = ["--model", str(save_timm(folder / "tiny_timm")), "--device", "cpu", "--log-dir", str(folder)]
     with contextlib.redirect_stdout(io.StringIO()):
         accuracy_run.main([*common, "--samples", "3"])
-        accuracy_run_perf.main([*common, *PERF_QUICK])
+        accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"])
     return folder / "accuracy.log", folder / "benchmark.log"
 
 

@@ -265,6 +265,35 @@ CHINESE = {
     "NaN and infinite elements of the timed outputs": "计时输出中 NaN 与无穷大元素的个数",
     "the first": "第一张",
     "of its embedding": "其 embedding 的指纹",
+    "kind of module and batch size, after `--explain`": "一类模块与一个 batch size，使用 `--explain` 时",
+    "Its modules alone, each on the input that it got in a forward, without the modules of other kinds in them. "
+    "`forward` is the whole encoder, eager, timed in the same rounds.": (
+        "该类模块单独运行，各自使用其在前向中得到的输入，不含其中其他类别的模块。"
+        "`forward` 是整个编码器（eager），在同样的轮次中计时。"
+    ),
+    "`patch_embed`, `stem`, `attention`, `mlp`, `norm`, `activation`, `convolution`, `projection`, `head`, "
+    "`stage 0` and so on, or `forward`": (
+        "`patch_embed`、`stem`、`attention`、`mlp`、`norm`、`activation`、`convolution`、`projection`、`head`、"
+        "`stage 0` 等，或 `forward`"
+    ),
+    "of its modules that a forward runs": "一次前向运行的该类模块数",
+    "of these modules": "这些模块的类名",
+    "in a forward: the sum over its parts of `count` times a call, each by its median window": (
+        "一次前向中的耗时：各 part 的 `count` 乘以单次调用时间之和，单次调用取窗口的中位数"
+    ),
+    "a fraction of the time of `forward`": "占 `forward` 时间的比例",
+    "of `forward`: what all shares leave of 1, the overhead between the kinds; below 0 they overlap": (
+        "仅 `forward` 有：1 减去所有比例，即各类模块之间的开销；小于 0 表示它们有重叠"
+    ),
+    "1e9 operations of matrix products in a forward; null without any": (
+        "一次前向中矩阵乘的运算量，单位 1e9；没有时为 null"
+    ),
+    "a fraction: these operations in that time; null without a limit": (
+        "比值：以该时间完成这些运算；没有上限时为 null"
+    ),
+    "what was timed": "被计时的部分",
+    "the one that is timed": "被计时的模块",
+    "of such modules that a forward runs": "一次前向运行的此类模块数",
     "images a second of each rank": "各 rank 的每秒图片数",
     "their sum": "各 rank 之和",
     "of the first rank while the others waited": "其余 rank 等待时第一个 rank 的吞吐",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.log import formulas, schema
-from common.log.events import Ranks, Share, Windows
+from common.log.events import Kind, Part, Ranks, Share, Windows
 from common.log.framing import Record, record_text
 from common.log.reader import read_runs
 
@@ -135,3 +135,29 @@ def even(milliseconds: float) -> Edit:
         times_faster(1, "latency")(records)
 
     return edit
+
+
+# What a ViT of the edit below is made of: modules, and shares of the time and of the operations.
+MADE_OF = {"attention": (3, 0.42, 0.35), "mlp": (3, 0.33, 0.6), "norm": (7, 0.1, None), "activation": (3, 0.05, None)}
+
+
+def with_kinds(records: Records) -> None:
+    """Adds what --explain finds of a ViT, at each batch size that was timed: a tenth of the time is no kind's."""
+    model = find(records, "model")
+    limits = [record["gemm_tflops"] for record in records if record["event"] == "limit"]
+    for row in [record for record in records if record["event"] == "perf" and record["status"] == "ok"]:
+        size, whole_ms = row["batch_size"], 1000 * row["batch_size"] / row["throughput_ips"]
+        gflop = model["gflop_per_image"] * size
+        kinds = [kind_event(formulas.FORWARD, size, 1, whole_ms, gflop)]
+        for name, (count, time, work) in MADE_OF.items():
+            kinds.append(kind_event(name, size, count, whole_ms * time / count, work and gflop * work))
+        for kind in formulas.with_shares(kinds, limits):
+            records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": Kind.event, **schema.encode(kind)})
+
+
+def kind_event(name: str, batch_size: int, count: int, module_ms: float, gflop: float | None) -> Kind:
+    """A kind of alike modules, each of which takes this long; what follows from that is yet to come."""
+    timed = Windows(calls=2, samples_ms=[2 * module_ms * scale for scale in (1.0, 0.99, 1.2)])
+    parts = [Part(module=f"blocks.0.{name}", count=count, windows=timed)]
+    figures: dict[str, Any] = {"count": 0, "ms": 0.0, "share": 0.0, "percent_of_limit": None}
+    return Kind(name=name, batch_size=batch_size, classes=[name.title()], gflop=gflop, parts=parts, **figures)

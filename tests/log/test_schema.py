@@ -269,7 +269,7 @@ def test_every_event_is_written_by_scripts_and_says_how_many_there_are(kind: typ
     assert kind.scripts
     assert kind.__doc__
     assert kind.__doc__.splitlines()[0].split()[0] in ("run,", "run", "image", "image,", "output", "output,",
-                                                       "hypothesis,", "block", "batch")  # fmt: skip
+                                                       "hypothesis,", "block", "batch", "kind")  # fmt: skip
 
 
 @EVERY_EVENT
@@ -285,9 +285,9 @@ def test_every_type_is_one_that_can_be_read(kind: type[Event]) -> None:
 def test_the_names_of_the_events() -> None:
     """They are on disk, so that none may change with its class."""
     assert sorted(DECLARED) == [
-        "accuracy", "animation", "cause", "env", "fallback", "inference", "latencies", "layer", "limit", "machine",
-        "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source", "run_end",
-        "run_start", "sample", "scaled", "skipped", "speedup", "startup", "transparency", "unread",
+        "accuracy", "animation", "cause", "env", "fallback", "inference", "kind", "latencies", "layer", "limit",
+        "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source",
+        "run_end", "run_start", "sample", "scaled", "skipped", "speedup", "startup", "transparency", "unread",
     ]  # fmt: skip
 
 
@@ -425,7 +425,7 @@ def test_which_scripts_write_what() -> None:
     all_three = of[INFERENCE] & of[ACCURACY] & of[PERF]
     assert of[INFERENCE] - all_three == {"inference"}
     assert of[ACCURACY] - all_three == {"sample", "accuracy", "noise_floor", "reference_source", "cause", "layer"}
-    assert of[PERF] - all_three == {"startup", "limit", "latencies", "perf", "ranks", "speedup", "machine"}
+    assert of[PERF] - all_three == {"startup", "limit", "latencies", "perf", "kind", "ranks", "speedup", "machine"}
     assert {"run_start", "numerics", "env", "model", "run_end"} <= all_three
 
 
@@ -486,6 +486,7 @@ def test_the_earlier_logs_have_most_of_the_events() -> None:
         "animation",
         "fallback",
         "machine",
+        "kind",
         "nonfinite_weights",
         "reference_source",
         "scaled",

@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin
 import pytest
 import yaml
 from conftest import PERF_QUICK, ROOT, Runner
-from helpers.logs import Edit, Records, change, drop, edited, find, read_records
+from helpers.events import read_log
+from helpers.logs import Edit, Records, change, drop, edited, find, read_records, with_kinds
 from huggingface_hub import ModelCard
 from jinja2 import TemplateError, nodes
 from markdown_it import MarkdownIt
@@ -27,19 +28,21 @@ from PIL import Image
 import check_accuracy_run_perf as checker
 from common.errors import UserError
 from common.log import figures, schema
+from common.log.bottlenecks import conclude_kinds
 from common.log.events import DECLARED, RunStart
 from common.log.formulas import LATENCY_KEYS
 from common.log.framing import printable
 from common.log.reader import Run, read_runs
 from common.report import commands, rendering
-from common.report.facts import Page
+from common.report.facts import Page, kinds_of
 from common.verdict.evidence import Group, Judgement
 
 STEMS = ("accuracy", "benchmark", "inference")
 LOGS = tuple(f"{stem}.log" for stem in STEMS)
 PAGES = ("report.md", "report.zh-CN.md")
-PLOTS = ("latency.png", "throughput.png", "samples.png", "blocks.png", "causes.png")
+PLOTS = ("latency.png", "throughput.png", "kinds.png", "samples.png", "blocks.png", "causes.png")
 FIGURE = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)*(?:e[+-]?\d+)?%?")
+WITHOUT_EXPLAIN = ("latency.png", "throughput.png", "samples.png")
 RAW = {"samples_ms", "baseline_samples_ms", "fingerprint", "shapes"}  # thousands of figures, none of which is shown
 
 Report = Callable[..., tuple[int, dict[str, str]]]
@@ -115,6 +118,12 @@ def with_speedup(records: Records) -> None:
     )
 
 
+def with_all(records: Records) -> None:
+    """Adds all that a perf run may say beside its figures."""
+    with_speedup(records)
+    with_kinds(records)
+
+
 # ---------------------------------------------------------------------------------------------------- the figures
 def leaves(value: Any) -> Iterator[str | float]:
     """Every text and number of a record, but its raw samples."""
@@ -137,8 +146,12 @@ def printed_forms(number: float) -> set[str]:
 
 
 def known_figures(folder: Path, printed: str) -> set[str]:
-    """All figures of the records, in every form, and those that the checker printed of its own."""
+    """All figures of the records, in every form, and those that the checker printed of its own; sums of shares as the
+    conclusions about the time state them, which have tests of their own.
+    """
     known = set(FIGURE.findall(printed))
+    for kinds in kinds_of(read_log(folder / "benchmark.log")):
+        known |= set(FIGURE.findall(conclude_kinds(kinds).en))
     for name in LOGS:
         for leaf in leaves(read_records(folder / name)):
             known |= set(FIGURE.findall(leaf)) if isinstance(leaf, str) else printed_forms(leaf)
@@ -165,7 +178,7 @@ def test_the_pages_of_runs_made_now(report: Report, fresh: Path) -> None:
 
 
 def test_every_figure_is_one_of_the_records(report: Report, evidence: Path, tmp_path: Path) -> None:
-    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup)
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_all)
     code, pages = report(folder)
     assert code == 0, pages["out"]
     known = assert_figures_are_known(folder, pages)
@@ -275,7 +288,7 @@ def test_another_encoders_inference_is_not_shown(
 
 def test_both_languages_say_the_same(report: Report, evidence: Path, tmp_path: Path) -> None:
     """The same headings, tables, pictures and figures; only the words differ."""
-    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup)
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_all)
     english, chinese = (report(folder)[1][name] for name in PAGES)
     assert [len(mark) for mark in re.findall(r"^(#+) ", english, re.M)] == [
         len(mark) for mark in re.findall(r"^(#+) ", chinese, re.M)
@@ -732,8 +745,8 @@ def complete(kind: str) -> Edit:
             more = {"precisions": ["x"], "preprocess": {"source": "x"}, "versions": {"torch": "x"}}
             added.append({"event": "reference_source", **source, **more})
         if kind == "benchmark":
-            with_speedup(records)
             out_of_memory(records)
+            with_all(records)
         records[-1:-1] = [{**common, **record} for record in added]
 
     return edit
@@ -886,7 +899,7 @@ def test_both_templates_have_the_same_sections() -> None:
 
 
 def test_prose_is_wrapped(report: Report, evidence: Path, tmp_path: Path) -> None:
-    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_speedup))
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_all))
     for name in PAGES:
         prose = re.sub(r"```.*?```", "", pages[name], flags=re.S)
         assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
@@ -911,6 +924,21 @@ def out_of_memory(records: Records) -> None:
 HOSTILE_PLOT = poisoned("$\\frac{$ \x1b[31m \u202e 中文 <b>" + "long " * 50)
 
 
+def hostile_kinds(records: Records) -> None:
+    with_kinds(records)
+    HOSTILE_PLOT(records)
+    for record in records:
+        if record["event"] == "kind" and record["remainder" if "remainder" in record else "gflop"] is not None:
+            record["name"] = "forward" if "remainder" in record else record["name"]
+
+
+def odd_kinds(records: Records) -> None:
+    """Batch size 2 is out of memory, and at the other the kinds take longer than the whole."""
+    out_of_memory(records)
+    with_kinds(records)
+    find(records, "kind", name="forward")["remainder"] = -0.2
+
+
 def hostile_and_explained(records: Records) -> None:
     explained(records)
     HOSTILE_PLOT(records)
@@ -919,10 +947,10 @@ def hostile_and_explained(records: Records) -> None:
 @pytest.mark.parametrize(
     ("logs", "edits", "drawn"),
     [
-        (LOGS[:2], {"accuracy": hostile_and_explained, "benchmark": HOSTILE_PLOT}, PLOTS),
-        (LOGS[:2], {"accuracy": odd, "benchmark": out_of_memory}, PLOTS),
-        (LOGS[:2], {}, PLOTS[:3]),
-        (LOGS[:1], {}, PLOTS[2:3]),
+        (LOGS[:2], {"accuracy": hostile_and_explained, "benchmark": hostile_kinds}, PLOTS),
+        (LOGS[:2], {"accuracy": odd, "benchmark": odd_kinds}, PLOTS),
+        (LOGS[:2], {}, WITHOUT_EXPLAIN),
+        (LOGS[:1], {}, ("samples.png",)),
     ],
     ids=["hostile names", "odd figures", "no explanation", "no perf run"],
 )
@@ -1015,6 +1043,25 @@ def one_image(records: Records) -> None:
         kept.append(record["output"])
 
 
+def without_the_whole(records: Records) -> None:
+    with_kinds(records)
+    records[:] = [record for record in records if record.get("name") != "forward"]
+
+
+def in_any_time(records: Records) -> None:
+    with_kinds(records)
+    find(records, "kind", name="mlp").update(share=1e308, parts=[])
+
+
+def test_kinds_that_nothing_follows_from_leave_a_section_that_says_so(
+    report: Report, evidence: Path, tmp_path: Path
+) -> None:
+    for edit in (in_any_time, without_the_whole):
+        code, pages = report(copied(evidence, tmp_path / "logs", benchmark=edit))
+        assert code == 2
+        assert "The records are incomplete: kind records: " in pages["report.md"]
+
+
 Drawn = Callable[[str, Edit], Figure | None]
 
 
@@ -1050,6 +1097,9 @@ def drawn(evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dr
         ("causes", nothing_explains),
         ("causes", nothing_finite),
         ("causes", little_explains),
+        ("kinds", lambda records: None),
+        ("kinds", without_the_whole),
+        ("kinds", in_any_time),
     ],
 )
 def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn) -> None:
@@ -1062,6 +1112,8 @@ def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn
         ("throughput", out_of_memory, "2\nout of\nmemory"),
         ("causes", confirmed, "confirmed: switched off on the device"),
         ("causes", confirmed, "97.1%"),
+        ("kinds", with_kinds, "42.0%"),
+        ("kinds", with_kinds, "operations"),
         ("causes", explained, "HF32 in the convolutions\n+ the tanh GELU (best)"),
         ("samples", of_a_simulation, "timm/tiny, random weights, float32, simulated npu:0: Ascend910B2"),
         ("latency", within_a_few_percent, "7"),
@@ -1090,17 +1142,17 @@ def test_the_line_in_a_box_is_the_p50_of_the_table(evidence: Path, drawn: Drawn)
     assert lines == [record["p50_latency_ms"] for record in perf]
 
 
-@pytest.mark.parametrize("name", ["latency", "throughput", "samples", "blocks", "causes"])
+@pytest.mark.parametrize("name", ["latency", "throughput", "kinds", "samples", "blocks", "causes"])
 def test_no_words_stand_on_what_is_plotted(name: str, drawn: Drawn) -> None:
     """Legends are above the axes, and the figures of bars beyond their ends; nothing else is written inside."""
-    figure = drawn(name, confirmed if name in ("samples", "blocks", "causes") else lambda records: None)
+    figure = drawn(name, confirmed if name in ("samples", "blocks", "causes") else with_kinds)
     assert figure is not None
     (axes,) = figure.axes
     figure.canvas.draw()
     inside = [text for text in axes.texts if text.get_text()]
     bars = [bar.get_window_extent() for bar in axes.patches]
     assert not any(text.get_window_extent().overlaps(bar) for text in inside for bar in bars)
-    assert name == "causes" or not inside
+    assert name in ("causes", "kinds") or not inside
     legend = axes.get_legend()
     assert legend is not None
     assert legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1

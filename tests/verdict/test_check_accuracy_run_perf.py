@@ -50,7 +50,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
     folder = tmp_path_factory.mktemp("evidence")
     common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
     assert accuracy_run.main([*common, "--samples", "2"]) == 0
-    assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"]) == 0
     return folder
 
 
@@ -96,6 +96,11 @@ def against_float32(records: Records, name: str = "float32") -> None:
 def another_direction(records: Records) -> None:
     """An embedding at a right angle to the reference can't be near it."""
     find(records, "sample", output="embedding").update(one_minus_cosine=1.0, cosine_similarity=0.0)
+
+
+def faster(parts: Records) -> Records:
+    """The parts of a kind, as if a window had held twice the calls."""
+    return [{**part, "calls": 2 * part["calls"]} for part in parts]
 
 
 METRIC_EDITS = [
@@ -165,6 +170,19 @@ PERF_EDITS = [
     (change("model", "gflop_per_image", 1e-9), "limit"),
     (change("model", "gflop_by_operator", {"matmul": 1e-9}), "limit"),
     (change("model", "gflop_by_operator", lambda old: {**old, "matmul": -old["matmul"]}), "limit"),
+    (change("kind", "ms", 0.001, name="mlp"), "ms of mlp contradicts"),
+    (change("kind", "share", 0.9, name="norm"), "share of norm contradicts"),
+    (change("kind", "count", 100, name="attention"), "count of attention contradicts"),
+    (change("kind", "remainder", 0.0, name="forward"), "remainder of forward contradicts"),
+    (change("kind", "remainder", 0.0, name="mlp"), "remainder of mlp contradicts"),
+    (change("kind", "percent_of_limit", 0.999, name="mlp"), "percent_of_limit of mlp contradicts"),
+    (change("kind", "percent_of_limit", 0.5, name="norm"), "percent_of_limit of norm contradicts"),
+    (change("kind", "gflop", 1e-9, name="forward"), "batch 1 kinds"),
+    (change("kind", "gflop", 1e3, name="mlp"), "batch 1 kinds"),
+    (change("kind", "gflop", -1e-3, name="mlp"), "batch 1 kinds"),
+    (change("kind", "parts", faster, name="forward"), "ms of forward contradicts"),
+    (change("kind", "parts", faster, name="activation"), "remainder of forward contradicts"),
+    (drop("kind", name="activation"), "remainder of forward contradicts"),
 ]  # fmt: skip
 
 
@@ -211,6 +229,14 @@ def of_ranks(count: int, shares: object) -> Edit:
 
 def of_one_batch(key: str, value: Any) -> Edit:
     return change("latencies", key, value, **{"batch_size": 1, "pass": "latency"})
+
+
+def drop_all(records: Records, name: str) -> None:
+    records[:] = [record for record in records if record["event"] != "kind" or record["name"] != name]
+
+
+def in_no_time(parts: Records) -> Records:
+    return [{**part, "samples_ms": [0.0]} for part in parts]
 
 
 def of_sample(key: str, value: Any) -> Edit:
@@ -276,6 +302,17 @@ UNJUDGEABLE_EDITS = {
     "an operator that is not counted": (
         "benchmark.log", change("model", "gflop_by_operator", {"magic": 1.0}), "an operator that is not counted"),
     "no operators": ("benchmark.log", change("model", "gflop_by_operator", {}), "no gflop_per_image"),
+    "a kind twice": ("benchmark.log", again("kind", {}, name="mlp"), "one twice, or no whole forward"),
+    "kinds without the whole": (
+        "benchmark.log", lambda records: drop_all(records, "forward"), "one twice, or no whole forward"),
+    "a kind that nobody knows": ("benchmark.log", change("kind", "name", "magic", name="mlp"), "'magic' is no kind"),
+    "a kind of a batch size that nobody timed": (
+        "benchmark.log", again("kind", {"batch_size": 7}, name="mlp"), "a batch size that was not timed"),
+    "a kind without parts": ("benchmark.log", change("kind", "parts", [], name="mlp"), "no parts"),
+    "a whole of several parts": (
+        "benchmark.log", change("kind", "parts", lambda old: old * 2, name="forward"), "is not one part"),
+    "a kind that took no time": (
+        "benchmark.log", change("kind", "parts", in_no_time, name="mlp"), "kind record: no samples_ms, or some not"),
     "shares that are no list": ("benchmark.log", of_ranks(2, 3), "shares is 3"),
     "ranks without a total": ("benchmark.log", of_ranks(0, []), "ok, without a total"),
 }  # fmt: skip

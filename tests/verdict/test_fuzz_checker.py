@@ -31,7 +31,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> tuple[Pat
     folder = tmp_path_factory.mktemp("evidence")
     common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
     assert accuracy_run.main([*common, "--samples", "3"]) == 0
-    assert accuracy_run_perf.main([*common, *PERF_QUICK]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"]) == 0
     return folder / "accuracy.log", folder / "benchmark.log"
 
 
@@ -60,7 +60,7 @@ def test_no_mutant_passes_unless_its_meaning_is_unchanged(seed: int, pairs: list
 
 def test_the_fuzzer_notices_a_gate_that_is_gone(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "check_common_facts", lambda runs: judging.check_integrity(runs[0]))
-    assert fuzz_checker.fuzz(pairs, 600, 0).faults["false PASS"]
+    assert fuzz_checker.fuzz(pairs, MUTANTS, 0).faults["false PASS"]
 
 
 # ------------------------------------------------------------------------------------------------- logs of any size

@@ -32,19 +32,27 @@ def find_blocks(module: nn.Module) -> list[tuple[str, nn.Module]]:
     Sequential or ModuleList stands for its own children (EfficientNet's stages). A model without such a chain counts
     with its own children (RegNet). Raises ValueError for one that has no parts.
     """
+    names = find_chain(module)
+    if not names:
+        return _parts("", module)
+    return [block for name in names for block in _children(name, module.get_submodule(name))]
+
+
+def find_chain(module: nn.Module) -> list[str]:
+    """The qualified names of the lists that make up the main chain; none where the model has no list."""
     chains = {
         name: _count_parameters(found)
         for name, found in module.named_modules()
         if isinstance(found, (nn.ModuleList, nn.Sequential)) and len(found) >= 2
     }
     if not chains:
-        return _parts("", module)
+        return []
     largest = max(chains.values())
     main = [name for name, count in chains.items() if count == largest][-1]
     parent, _, leaf = main.rpartition(".")
     kin = [name for name, _ in module.get_submodule(parent).named_children() if _stem(name) == _stem(leaf)]
     names = [main] if leaf.isdecimal() or main == "" else [f"{parent}.{name}" if parent else name for name in kin]
-    return [block for name in names if name in chains for block in _children(name, module.get_submodule(name))]
+    return [name for name in names if name in chains]
 
 
 def _stem(name: str) -> str:

@@ -25,8 +25,9 @@ class Device:
         """Queue a kernel behind those already there, without waiting for it."""
         activity.operators[operator] += 1
         activity.kernels_by_device[self.physical_id] += 1
-        if settings.kernel_seconds:
-            self.busy_until = max(self.busy_until, time.perf_counter()) + settings.kernel_seconds
+        seconds = settings.operator_seconds.get(operator, settings.kernel_seconds)
+        if seconds:
+            self.busy_until = max(self.busy_until, time.perf_counter()) + seconds
 
     def wait(self, until: float | None = None) -> None:
         """Make the host wait for ``until``, by default for all queued kernels."""

@@ -5,7 +5,8 @@ Its own:
     SIMULATED_NPU_MEMORY_MB  memory of each device in MiB (1024)
     SIMULATED_NPU_NAME       what get_device_name() answers; must contain SIM (Ascend910B-SIM)
     SIMULATED_NPU_KERNEL_US  device time of each kernel in microseconds (0); kernels queue, and only
-                             a synchronisation (synchronize, Event, .cpu(), .item()) waits for them
+                             a synchronisation (synchronize, Event, .cpu(), .item()) waits for them.
+                             Operators by their ATen names may differ: 500,gelu=5000,linear=900
     SIMULATED_NPU_SYNC_US    what a synchronisation costs the host beyond the waiting, in microseconds (0)
     SIMULATED_NPU_HF32       1: honour torch.npu.{conv,matmul}.allow_hf32; 0: compute in fp32;
                              always: in HF32 whatever they say, as a device without the switch (1)
@@ -50,6 +51,7 @@ class Settings:
     memory_bytes: int
     device_name: str
     kernel_seconds: float
+    operator_seconds: dict[str, float]  # of those that differ, by their ATen names
     sync_seconds: float
     hf32: str  # honoured, never, always
     gelu_ignores_approximate: bool
@@ -86,12 +88,14 @@ def read(environ: Mapping[str, str]) -> Settings:
         raise ValueError(f"{PREFIX}HF32={value['HF32']}: must be 0, 1 or always")
     if value["GELU"] not in ("tanh", "exact"):
         raise ValueError(f"{PREFIX}GELU={value['GELU']}: must be tanh or exact")
+    kernel_us, *others = value["KERNEL_US"].split(",")
     compatible = environ.get("TORCH_NPU_USE_COMPATIBLE_IMPL") == "1"
     return Settings(
         device_ids=visible_devices(environ.get("ASCEND_RT_VISIBLE_DEVICES"), int(value["DEVICES"])),
         memory_bytes=int(float(value["MEMORY_MB"]) * MIB),
         device_name=value["NAME"],
-        kernel_seconds=float(value["KERNEL_US"]) * 1e-6,
+        kernel_seconds=float(kernel_us) * 1e-6,
+        operator_seconds={name: float(us) * 1e-6 for name, _, us in (other.partition("=") for other in others)},
         sync_seconds=float(value["SYNC_US"]) * 1e-6,
         hf32=HF32[value["HF32"]],
         gelu_ignores_approximate=value["GELU"] == "tanh" and not compatible,
