@@ -64,7 +64,7 @@ def test_the_three_passes_hold_the_time_of_their_kernels(forks: Forks, tmp_path:
     assert min(samples_ms["end_to_end"]) >= kernels_ms + SYNC_MS
 
 
-@pytest.mark.parametrize(("kernel_ms", "bound", "other"), [(0.0, "host", "device"), (LONG_KERNEL_MS, "device", "host")])
+@pytest.mark.parametrize(("kernel_ms", "bound", "other"), [(0.0, "host", "device"), (2 * KERNEL_MS, "device", "host")])
 def test_what_the_latency_is_spent_on(
     kernel_ms: float, bound: str, other: str, forks: Forks, run_script: Runner, tmp_path: Path
 ) -> None:
