@@ -16,7 +16,8 @@ NORM = re.compile(r"norm", re.IGNORECASE)
 ACTIVATION = re.compile(r"gelu|relu|silu|swish|mish|^c?elu$|tanh|sigmoid|activation$", re.IGNORECASE)
 ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 GATE = re.compile(r"channel|spatial|squeeze|bottleneck|cbam", re.IGNORECASE)  # of convnets: no attention of tokens
-MLP = re.compile(r"mlp|feedforward|ffn|glu$|intermediate", re.IGNORECASE)
+# In transformers an MLP may be two modules, SwinIntermediate and SwinOutput; SwinSelfOutput is the attention's.
+MLP = re.compile(r"mlp|feedforward|ffn|glu$|intermediate|(?<!self)output$", re.IGNORECASE)
 PATCH_EMBED = re.compile(r"patchembed|embeddings?$", re.IGNORECASE)
 STAGE = re.compile(r"stage$", re.IGNORECASE)
 ATTENTION_NAMES = {"attn", "attention", "self_attn", "self_attention"}

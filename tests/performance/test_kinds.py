@@ -20,6 +20,7 @@ from helpers.npu_runs import CHECK, PERF
 from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPVisionConfig, ConvNextConfig, Dinov2Config, ViTConfig
+from transformers.models.vit import modeling_vit
 
 import accuracy_run_perf
 import check_accuracy_run_perf
@@ -32,6 +33,9 @@ from common.performance.timing import Budget
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 IMAGE: dict[str, Any] = {"image_size": 32, "patch_size": 8}
+MLPS_OF_A_VIT_BLOCK = (
+    2 if hasattr(modeling_vit, "ViTOutput") else 1
+)  # ViTIntermediate and ViTOutput before transformers 5
 # The kinds of small models, and how many modules of each a forward runs; by hand from their printed trees.
 TREES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "timm ViT": (
@@ -64,7 +68,7 @@ TREES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     ),
     "transformers ViT": (
         lambda: AutoModel.from_config(ViTConfig(**SMALL, **IMAGE), add_pooling_layer=False),
-        {"patch_embed": 1, "norm": 5, "attention": 2, "mlp": 2, "activation": 2},
+        {"patch_embed": 1, "norm": 5, "attention": 2, "mlp": 2 * MLPS_OF_A_VIT_BLOCK, "activation": 2},
     ),
     "transformers CLIP": (
         lambda: AutoModel.from_config(CLIPVisionConfig(**SMALL, **IMAGE)),
