@@ -33,9 +33,7 @@ from common.performance.timing import Budget
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 IMAGE: dict[str, Any] = {"image_size": 32, "patch_size": 8}
-MLPS_OF_A_VIT_BLOCK = (
-    2 if hasattr(modeling_vit, "ViTOutput") else 1
-)  # ViTIntermediate and ViTOutput before transformers 5
+MLPS_OF_A_VIT_BLOCK = 2 if hasattr(modeling_vit, "ViTOutput") else 1  # ViTIntermediate and it, in transformers 4
 # The kinds of small models, and how many modules of each a forward runs; by hand from their printed trees.
 TREES: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "timm ViT": (
