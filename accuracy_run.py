@@ -82,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 decoded = decoding.take(log, ImageChoice.of(args), args.samples or DEFAULT_SAMPLES)
             encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
             _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
-            log.line(f"Model: {encoder.model} ({encoder.architecture}, weights: {encoder.weights_source})")
-            encoder.describe(log)
+            encoder.introduce(log)
             if args.reference:
                 known = saved_reference.load(log, args.reference, encoder, precisions, args.samples, decoded)
             else:

@@ -96,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stopwatch = timing.Stopwatch()
             with stopwatch.measure("load_ms"):
                 encoder = loading.load_encoder(ModelChoice.of(args))
-            log.line(f"Model: {encoder.model} ({encoder.architecture}, weights: {encoder.weights_source})")
-            encoder.describe(log)
+            encoder.introduce(log)
             pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images])
             first = rank.index == 0
             work = printed.count_work(log, encoder.module, encoder.input_size) if first else None

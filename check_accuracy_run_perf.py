@@ -114,10 +114,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     files.add_argument("--json", metavar="FILE", type=Path, help="write the verdict, its checks and figures as JSON")
     files.add_argument("--junit", metavar="FILE", type=Path, help="write one test case a check, as JUnit XML")
     args = parser.parse_args(argv)
-    of_perf = {"--min-throughput": args.min_throughput, "--max-latency-ms": args.max_latency_ms}
     if args.min_ratio is not None and not args.compare:
         parser.error("--min-ratio is of the throughput beside that of --compare LOG")
-    for flag, value in {**of_perf, "--baseline": args.baseline, "--min-ratio": args.min_ratio}.items():
+    of_perf = {
+        "--min-throughput": args.min_throughput,
+        "--max-latency-ms": args.max_latency_ms,
+        "--baseline": args.baseline,
+        "--min-ratio": args.min_ratio,
+    }
+    for flag, value in of_perf.items():
         if value is not None and args.only == "accuracy":
             parser.error(f"{flag} is a bound of performance, which --only accuracy does not judge")
     args.logs = args.logs or [f"logs/{log}" for kind, log in LOGS.items() if args.only in (None, kind)]

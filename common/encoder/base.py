@@ -120,6 +120,11 @@ class Encoder:
     def weights_sha256(self) -> str:
         return self.hash_weights()
 
+    def introduce(self, log: RunLog) -> None:
+        """Print which model it is, and what stands below that."""
+        log.line(f"Model: {self.model} ({self.architecture}, weights: {self.weights_source})")
+        self.describe(log)
+
     def describe(self, log: RunLog) -> None:
         """Print what stands below the line that names the model."""
         log.line(f"Embedding: {self.embedding_is}")

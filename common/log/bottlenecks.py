@@ -30,11 +30,9 @@ def conclude_bound(rows: Sequence[Perf], batch_size: int, compiled: bool) -> Wor
     None without a queue, or of too few samples: then it is not known.
     """
     timed = {row.batch_size: row.timed.figures for row in rows if row.timed}
-    figures = timed.get(batch_size)
-    if figures is None or figures.issue is None or figures.issue.issue_ms is None:
-        return None
-    issue, latency = figures.issue, figures.latency.p50_latency_ms
-    if issue.issue_ms is None or latency is None:
+    issue = timed[batch_size].issue if batch_size in timed else None
+    latency = timed[batch_size].latency.p50_latency_ms if batch_size in timed else None
+    if issue is None or issue.issue_ms is None or latency is None:
         return None
     issued = Words(
         f"issued in {issue.issue_ms:.3f} of {latency:.3f} ms",
