@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         launch.set_environment(args.device)
         with launch.import_errors():
             from common import session
-            from common.accuracy import comparison, reference, saved_reference
+            from common.accuracy import comparison, reference, repeatability, saved_reference
             from common.accuracy.diagnosis import explanation
             from common.device import devices
             from common.encoder import loading
@@ -92,12 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             devices.place(encoder.module, running.device, running.dtype)
             with running.numerics.watch():
                 outputs = list(devices.encode_singly(encoder.module, known.pixel_values, running.device, running.dtype))
+                repeats = repeatability.repeat(running, encoder.module, known, outputs[0])
             running.record(encoder, outputs[0][0], references=precisions)
             if args.save_reference:
                 kept = known.with_float32(outputs) if "float32" not in precisions else known
                 saved_reference.save(log, args.save_reference, kept, encoder)
             classifier = encoder.label is not None
             found = comparison.compare(running, known, outputs, args.threshold, classifier)
+            repeatable = repeatability.report(running, repeats, known.expected_relative_l2.get(args.dtype, {}))
             if args.explain or not found.passed:
                 worst = found.worst_image
                 pixel_values = known.pixel_values[worst : worst + 1]
@@ -105,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 image, error = known.images[worst], found.worst_relative_l2
                 explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], image, error)
             log.line()
-            log.line(launch.closing_line(args, "accuracy.log", f"accuracy: {found.summary}", "accuracy_run_perf.py"))
+            summary = f"accuracy: {found.summary(repeatable)}"
+            log.line(launch.closing_line(args, "accuracy.log", summary, "accuracy_run_perf.py"))
     return EXIT_OK
 
 

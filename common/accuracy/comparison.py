@@ -29,9 +29,11 @@ class Comparison:
     worst_image: int
     worst_relative_l2: float | None
 
-    @property
-    def summary(self) -> str:
-        return f"{'PASS' if self.passed else 'FAIL'}, worst relative_l2 {percent(self.worst_relative_l2)}"
+    def summary(self, repeatable: bool) -> str:
+        """In a few words; `repeatable` is whether the device gives the same again."""
+        result = "PASS" if self.passed and repeatable else "FAIL"
+        words = f"{result}, worst relative_l2 {percent(self.worst_relative_l2)}"
+        return words if repeatable else f"{words}, not repeatable"
 
 
 @dataclass(frozen=True)

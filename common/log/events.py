@@ -411,6 +411,23 @@ class Accuracy(Event, scripts=[ACCURACY]):
 
 
 @declare
+class Repeat(Event, scripts=[ACCURACY]):
+    """output and way
+
+    The run's first image through the device once more: its output `y'` beside what it was at first, `y`.
+    """
+
+    way: Annotated[str, OneOf(("alone", "batch")), "by itself, or in another place of another batch"]
+    output: Output
+    image: str
+    image_sha256: str
+    batch_size: Annotated[int, "of that call"]
+    place: Annotated[int, "in the batch, from 0"]
+    relative_l2: Annotated[float | None, "`||y' - y|| / ||y||`, a fraction"]
+    equal: Annotated[bool, "to the last bit"]
+
+
+@declare
 class NoiseFloor(Event, scripts=[ACCURACY]):
     """output, with `--golden`"""
 

@@ -125,6 +125,17 @@ def allowed_error(dtype: str, threshold: float, expected_relative_l2: float | No
     return min(EXPECTED_FACTOR * expected_relative_l2, LARGEST_ALLOWED)
 
 
+def repeat_bound(dtype: str, numerics: str, expected_relative_l2: float | None) -> float:
+    """The relative L2 up to which an image's output may differ from one call to the next: rounding, in another order.
+
+    `fast` float32 may round to TF32 or HF32 by kernels that depend on the batch. In 16 bits a whole model's rounding is
+    what is expected of it; two that are independent differ by less than twice that.
+    """
+    rounding = rounding_of("float16" if (dtype, numerics) == ("float32", "fast") else dtype)
+    expected = 0.0 if dtype == "float32" or expected_relative_l2 is None else EXPECTED_FACTOR * expected_relative_l2
+    return max(rounding, min(expected, LARGEST_ALLOWED))
+
+
 def is_far_above_noise(relative_l2: float | None, noise_floor: float | None) -> bool:
     """Whether an error of strict float32 is more than rounding can be: something else is different."""
     floor = FLOAT32_NOISE_FLOOR if noise_floor is None else noise_floor

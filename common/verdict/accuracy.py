@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from common.log import formulas
-from common.log.events import OUTPUTS, Accuracy, Metrics, Model, Sample
+from common.log.events import OUTPUTS, Accuracy, Metrics, Model, Repeat, Sample
 from common.log.figures import percent
 from common.log.reader import Run, UnjudgeableError
 from common.verdict.evidence import (
@@ -22,6 +22,7 @@ from common.verdict.evidence import (
 )
 
 RANKS = {"embedding": 2, "hidden_state": 3}  # the number of an output's dimensions, the batch's among them
+WAYS = ("alone", "batch")  # of a repeat
 ROUNDING = 2**-50  # of a float64 near 1, twice
 
 
@@ -86,6 +87,30 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     within = formulas.is_within(worst, 0 if none else 1, summary.threshold, classifier)
     result = "PASS" if within else "FAIL"
     yield Check(f"{output} result in the log", summary.result, result, passed(summary.result == result))
+
+
+def check_repeats(run: Run) -> Iterator[Check]:
+    """The first image's outputs again, within rounding of what they were; nothing of a log that has no such record."""
+    repeats = run.all(Repeat)
+    if not repeats:
+        return
+    wanted = [(way, output) for way in WAYS for output in OUTPUTS]
+    if sorted((each.way, each.output) for each in repeats) != sorted(wanted):
+        raise UnjudgeableError("repeat records: not one of each way and output")
+    first, model = next(iter(run.all(Sample)), None), run.one(Model)
+    if first is None or {each.image_sha256 for each in repeats} != {first.image_sha256}:
+        raise UnjudgeableError("repeat records: not of the first image")
+    if any(each.batch_size != 1 if each.way == "alone" else each.batch_size < 2 for each in repeats) or any(
+        not 0 <= each.place < each.batch_size or (each.way == "batch" and each.place == 0) for each in repeats
+    ):
+        raise UnjudgeableError("repeat records: a place that is not in its batch, or no other one")
+    expected = {event.output: event.expected_relative_l2 for event in run.all(Accuracy)}
+    for each in repeats:
+        allowed = formulas.repeat_bound(model.dtype, model.numerics, expected.get(each.output))
+        error = each.relative_l2
+        sound = error is not None and 0 <= error <= allowed and not (each.equal and error > 0)
+        value = f"{percent(error)}, bits {'equal' if each.equal else 'differ'}"
+        yield Check(f"{each.output} repeat {each.way}", value, at_most(allowed), passed(sound))
 
 
 def check_shapes(samples: Sequence[Sample], output: str) -> Check:

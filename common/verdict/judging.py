@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.log.events import Env, Model
 from common.log.lines import UnreadableRecordError, lines_of
 from common.log.reader import Run, UnjudgeableError, read_runs
-from common.verdict.accuracy import check_references
+from common.verdict.accuracy import check_references, check_repeats
 from common.verdict.comparison import check_comparison, compare
 from common.verdict.evidence import KIND, Bounds, Check, Comparison, Group, Judgement, Verdict, about, guarded
 from common.verdict.kinds import check_kinds
@@ -172,6 +172,7 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
         yield from about(KIND[run.script], guarded(check_numerics(run)))
     for run in group.of("accuracy"):
         yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
+        yield from about("accuracy", guarded(check_repeats(run)))
     for run in group.of("perf"):
         yield from about("perf", check_machine(run))
         yield from about("perf", guarded(check_perf(run, bounds)))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from common.log import formulas
 from common.log.conclusions import Words
-from common.log.events import Accuracy, Env, Fallback, Limit, Model, NoiseFloor, Perf
+from common.log.events import Accuracy, Env, Fallback, Limit, Model, NoiseFloor, Perf, Repeat
 from common.log.figures import percent
 from common.log.reader import Run
 from common.verdict import machine
@@ -26,6 +26,13 @@ def _doubts(run: Run) -> Iterator[Words]:
     for fallback in run.all(Fallback):
         names = fallback.operators
         yield Words(f"warning: operators ran on the CPU: {names}.", f"警告：以下算子回退到 CPU 执行：{names}。")
+    changed = [each.relative_l2 for each in run.all(Repeat) if each.way == "alone" and not each.equal]
+    if changed:
+        change = percent(max(changed, key=formulas.size_of))
+        yield Words(
+            f"warning: the same image is not the same twice: {change} relative_l2 from one call to the next.",
+            f"警告：同一图像两次推理的结果不逐位相同：两次之间的 relative_l2 为 {change}。",
+        )
     model = run.one(Model)
     if (model.numerics, model.dtype) != ("strict", "float32"):
         return

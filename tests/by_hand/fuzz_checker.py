@@ -53,6 +53,7 @@ INFORMS = {
     "env": {"cpu_count", "cpu_quota", "device_count", "cpu_threads"},
     "model": {"compiled"},
     "sample": {"image"},
+    "repeat": {"image"},
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
     "machine": {*schema.keys(Machine)} - {"phase"},
@@ -67,6 +68,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "model": (),
     "sample": ("output", "reference", "image_sha256"),
     "accuracy": ("output", "reference"),
+    "repeat": ("output", "way"),
     "limit": ("phase",),
     "latencies": ("batch_size", "pass"),
     "perf": ("batch_size",),
@@ -77,6 +79,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "run_end": (),
 }
 RAW = {"limit": {"shapes"}, "kind": {"parts"}}  # from which the same figures must follow
+ALL_OR_NONE = {"kind", "repeat"}  # of each batch size, as in a run that was not asked for them, or an earlier one
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
 LONGEST = 2000  # characters of a line in the checker's answer
 CLOSE = 1e-8  # what is computed again may differ by 1e-9; beyond this it may not pass
@@ -164,18 +167,19 @@ def is_same(run: Records, good: Records) -> bool:
             return False
         seen[key] += 1
     without_machine = not any(record.get("event") == Machine.event for record in run)  # as earlier logs are
-    left_out = OPTIONAL | {"kind"} | ({Machine.event} if without_machine else set())
+    left_out = OPTIONAL | ALL_OR_NONE | ({Machine.event} if without_machine else set())
     once = [key for key, record in wanted.items() if record["event"] not in left_out]
     framed = run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
-    return framed and all(seen[key] == 1 for key in once) and _kinds_are_whole(wanted, seen)
+    return framed and all(seen[key] == 1 for key in once) and _all_or_none(wanted, seen)
 
 
-def _kinds_are_whole(wanted: dict[str, Record], seen: Counter[str]) -> bool:
-    """Of each batch size all kinds are there, once, or none is: as in a run that was not asked for them."""
-    found: dict[int, set[int]] = {}
+def _all_or_none(wanted: dict[str, Record], seen: Counter[str]) -> bool:
+    """All kinds of a batch size are there, once, or none is; and likewise the repeats."""
+    found: dict[tuple[str, Any], set[int]] = {}
     for key, record in wanted.items():
-        if record["event"] == "kind":
-            found.setdefault(record["batch_size"], set()).add(seen[key])
+        if record["event"] in ALL_OR_NONE:
+            of = record["batch_size"] if record["event"] == "kind" else None
+            found.setdefault((record["event"], of), set()).add(seen[key])
     return all(counts in ({0}, {1}) for counts in found.values())
 
 
@@ -250,6 +254,12 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if key == "fingerprint":  # within 1 % of the other run's; those of the images of one run alone are any
         alone = event == "sample" and record["image_sha256"] not in {r.get("image_sha256") for r in run[:5]}
         return isinstance(value, list) and all(map(_is_number, value)) and (alone or math.dist(value, old) < 0.011)
+    if event == "repeat":  # an error within rounding where the bits differ, and another place of another batch
+        rounding = key == "relative_l2" and _is_number(value) and 0 <= value <= 1e-5 and record.get("equal") is False
+        differs = key == "equal" and value is False
+        size, place = record.get("batch_size"), record.get("place")
+        placed = key in ("batch_size", "place") and good["way"] == "batch" and type(size) is type(place) is int
+        return rounding or differs or (placed and 0 < place < size)
     if (event, key) == ("perf", "output_relative_l2"):
         return _is_number(value) and 0 <= value <= 0.01
     if (event, key) == ("model", "weights_source"):

@@ -49,6 +49,7 @@ CHINESE = {
     "image with several frames, of which the first is taken": "一张多帧图片，只取第一帧",
     "image, output and reference": "一张图片、一个输出与一个参考",
     "output and reference": "一个输出与一个参考",
+    "output and way": "一个输出与一种方式",
     "output, with `--golden`": "一个输出，使用 `--golden` 时",
     "hypothesis, after `--explain` or a FAIL": "一个假设，使用 `--explain` 或结果为 FAIL 时",
     "block of the main chain, after `--explain` or a FAIL": "主干中的一个 block，使用 `--explain` 或结果为 FAIL 时",
@@ -170,6 +171,14 @@ CHINESE = {
     "of all samples": "所有样本之和",
     "what rounding to a 16-bit dtype is expected to cost": "舍入到 16 位 dtype 的预期误差",
     "the bound that was applied, a fraction": "实际采用的上限，为比值",
+    "The run's first image through the device once more: its output `y'` beside what it was at first, `y`.": (
+        "本次运行的第一张图片再次送入设备：其输出 `y'` 与首次输出 `y` 对比。"
+    ),
+    "by itself, or in another place of another batch": "单独一张，或位于另一个 batch 的另一位置",
+    "of that call": "该次调用的",
+    "in the batch, from 0": "在 batch 中的位置，从 0 开始",
+    "`||y' - y|| / ||y||`, a fraction": "`||y' - y|| / ||y||`，为比值",
+    "to the last bit": "是否逐位相同",
     "of the CPU's float32 against its float64": "CPU 上 float32 相对于 float64 的误差",
     "by its name": "文件名",
     "that computed it": "计算该参考的模型",
