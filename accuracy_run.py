@@ -13,11 +13,13 @@ from common.errors import EXIT_OK, UserError
 
 SCRIPT = "accuracy_run.py"
 DEFAULT_SAMPLES = 8
+PARTS = "accuracy.parts"  # the folder in --log-dir from which --resume goes on
 EXAMPLES = """examples:
   python accuracy_run.py --model demo                    # no NPU, no hub: float32 against float64
   python accuracy_run.py --device npu                    # the ViT-giant CLIP, NPU against CPU
   python accuracy_run.py --model facebook/webssl-mae700m-full2b-224 --device npu
   python accuracy_run.py --device npu --image photos/ --samples 32
+  python accuracy_run.py --device npu --image val/ --samples all   # every image; --resume goes on
   python accuracy_run.py --device cpu --save-reference r.safetensors  # the CPU's side, anywhere
   python accuracy_run.py --device npu --reference r.safetensors   # the NPU's side against that file
 """
@@ -28,10 +30,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_run_options(parser)
     parser.add_argument(
         "--samples",
+        type=options.count_or_all,
+        metavar="N|all",
+        help="how many images to compare; seeded crops fill up where there are fewer; 0 or all: every image "
+        f"(default: {DEFAULT_SAMPLES}, or all of a --reference)",
+    )
+    parser.add_argument(
+        "--batch-size",
         type=options.positive_int,
         metavar="N",
-        help="how many images to compare; seeded crops fill up where there are fewer "
-        f"(default: {DEFAULT_SAMPLES}, or all of a --reference)",
+        help="images at once, on both sides (default: 1; 8 of more than 64)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=options.nonnegative_int,
+        metavar="N",
+        help="processes that decode and preprocess (default: none; of more than 64 images by the processors)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was interrupted, where it stopped, in --log-dir"
     )
     parser.add_argument(
         "--threshold",
@@ -68,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         launch.set_environment(args.device)
         with launch.import_errors():
             from common import session
-            from common.accuracy import comparison, reference, repeatability, saved_reference
+            from common.accuracy import comparison, findings, inputs, parts, reference, repeatability, saved_reference
             from common.accuracy.diagnosis import explanation
             from common.device import devices
             from common.encoder import loading
@@ -76,38 +93,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with session.start(log, args.device, args.dtype, args.numerics) as running:
             precisions = reference.choose_precisions(running, args.golden)
-            own_images = args.reference and not args.image  # a saved reference brings its images
-            decoded = decoding.Decoded()
-            if not own_images:
-                decoded = decoding.take(log, ImageChoice.of(args), args.samples or DEFAULT_SAMPLES)
+            wanted, count = ImageChoice.of(args), DEFAULT_SAMPLES if args.samples is None else args.samples
+            samples = [] if args.reference else decoding.find_samples(wanted.paths, log, wanted.strict)
             encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
             _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
             encoder.introduce(log)
+            known: reference.Known
+            images: inputs.Images
             if args.reference:
-                known = saved_reference.load(log, args.reference, encoder, precisions, args.samples, decoded)
+                named = decoding.take(log, wanted, count) if args.image else decoding.Decoded()
+                known = saved_reference.load(log, args.reference, encoder, precisions, args.samples, named)
+                images = inputs.SavedImages(known, args.batch_size or 1)
+                devices.place(encoder.module, running.device, running.dtype)
             else:
                 rounded = reference.EXPECTED_DTYPES if args.save_reference else {args.dtype} - {"float32"}
-                known = reference.compute(log, encoder, decoded, precisions, rounded)
+                known = reference.OnCpu(encoder.module, precisions, rounded)
+                loading_images = (encoder.preprocess, args.batch_size, args.workers)
+                images = inputs.DecodedImages.chosen(samples, count, wanted, *loading_images)
+                encoder.module = devices.copied(encoder.module, running.device, running.dtype)
 
-            devices.place(encoder.module, running.device, running.dtype)
-            with running.numerics.watch():
-                outputs = list(devices.encode_singly(encoder.module, known.pixel_values, running.device, running.dtype))
-                repeats = repeatability.repeat(running, encoder.module, known, outputs[0])
-            running.record(encoder, outputs[0][0], references=precisions)
-            if args.save_reference:
-                kept = known.with_float32(outputs) if "float32" not in precisions else known
-                saved_reference.save(log, args.save_reference, kept, encoder)
-            classifier = encoder.label is not None
-            found = comparison.compare(running, known, outputs, args.threshold, classifier)
-            repeatable = repeatability.report(running, repeats, known.expected_relative_l2.get(args.dtype, {}))
-            if args.explain or not found.passed:
-                worst = found.worst_image
-                pixel_values = known.pixel_values[worst : worst + 1]
-                on_cpu, on_device = loading.load_encoder(ModelChoice.of(args)).module, encoder.module
-                image, error = known.images[worst], found.worst_relative_l2
-                explanation.explain(running, on_cpu, on_device, pixel_values, outputs[worst], image, error)
+            settings = comparison.settings(running, encoder, known, images)
+            compared = parts.ComparedParts(args.log_dir / PARTS, settings)
+            saving = saved_reference.Saving() if args.save_reference else None
+            comparer = comparison.Comparer(running, encoder, known, images, compared, saving)
+            found = findings.Findings(log, precisions, len(images))
+            for part in comparer.run(args.resume):
+                found.add(part)
+            result = found.finish(args.dtype, args.numerics, args.threshold, classifier=encoder.label is not None)
+            repeatable = repeatability.report(running, found.repeats, found.expected.get(args.dtype, {}))
+            if saving:
+                saved_reference.save(log, args.save_reference, saving.reference(found.expected), encoder)
+            if args.explain or not result.passed:
+                on_cpu = loading.load_encoder(ModelChoice.of(args)).module
+                pixel_values, outputs = comparer.evidence_of(result.worst_image)
+                image, error = result.worst_image, result.worst_relative_l2
+                explanation.explain(running, on_cpu, encoder.module, pixel_values, outputs, image, error)
+            compared.remove()
             log.line()
-            summary = f"accuracy: {found.summary(repeatable)}"
+            summary = f"accuracy: {result.summary(repeatable)}"
             log.line(launch.closing_line(args, "accuracy.log", summary, "accuracy_run_perf.py"))
     return EXIT_OK
 

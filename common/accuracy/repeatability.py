@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from common.accuracy import metrics
-from common.accuracy.reference import Reference
 from common.device import devices
 from common.device.devices import Outputs
 from common.log import formulas
@@ -18,12 +17,14 @@ from common.log.figures import percent
 from common.session import Session
 
 
-def repeat(running: Session, module: nn.Module, known: Reference, first: Outputs) -> list[Repeat]:
-    """The first image through the device twice more, beside its `first` outputs, [1, D] and [1, T, C].
+def repeat(
+    running: Session, module: nn.Module, pixel_values: Tensor, first: Outputs, image: str, image_sha256: str
+) -> list[Repeat]:
+    """The first of pixel_values [N, 3, H, W] through the device twice more, beside its `first` outputs on the host,
+    [1, D] and [1, T, C].
 
     In the batch another image is before it: the second, or where there is none the first in a mirror.
     """
-    pixel_values = known.pixel_values[:2]
     alone = pixel_values[:1]
     other = pixel_values[1:2] if len(pixel_values) > 1 else alone.flip(-1)
     ways = {"alone": alone, "batch": torch.cat([other, alone])}
@@ -31,13 +32,13 @@ def repeat(running: Session, module: nn.Module, known: Reference, first: Outputs
     for way, batch in ways.items():
         outputs = devices.encode(module, batch.to(running.device, running.dtype))
         for output, before, again in zip(OUTPUTS, first, outputs, strict=True):
-            y, y_again = before[0].cpu(), again[-1].cpu()
+            y, y_again = before[0], again[-1].cpu()
             found.append(
                 Repeat(
                     way=way,
                     output=output,
-                    image=known.images[0],
-                    image_sha256=known.image_sha256[0],
+                    image=image,
+                    image_sha256=image_sha256,
                     batch_size=len(batch),
                     place=len(batch) - 1,
                     relative_l2=metrics.compare(y, y_again).relative_l2,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from common.errors import UserError
 from common.features.files import FEATURES, FeatureParts, Part
 from common.images import batching
 from common.images.batching import Batches
+from common.images.decoding import files_sha256
 from common.log.writer import RunLog
 from common.session import Session
 
@@ -102,13 +101,13 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         "dtype": devices.dtype_name(running.dtype),
         "numerics": running.numerics.mode,
     }
-    settings = {**about, "images_sha256": images_sha256(batches)}
+    settings = {**about, "images_sha256": files_sha256(batches.samples)}
     parts = FeatureParts(path, len(batches), batches.batch_size, rank.count, settings)
     parts.require_room(running.log, [sample.name for sample in batches.samples])
     if rank.index == 0 and parts.start(resume):
         done = sum(map(parts.is_done, parts.ranges()))
         running.log.line(f"Resumed: {done} of {len(parts.ranges())} parts are there")
-    parts.batches_a_part = rank.gather(parts.batches_a_part)[0]
+    parts.about = rank.gather(parts.about)[0]  # how the first rank shares the batches out
     missing = [part for part in parts.ranges() if not parts.is_done(part)]
     rank.gather(None)  # all know what is missing before anybody adds to it
     mine = [missing[index] for index in rank.share(len(missing))]
@@ -121,16 +120,3 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         # Not among the settings of the parts: what they are, `embedding_is` says.
         shape = parts.join({**about, FEATURES: POOLED} if encoder.pooled else about)
         running.log.line(f"Features: {path} {list(shape)}")
-
-
-def images_sha256(batches: Batches) -> str:
-    """SHA-256 over the images' names and sizes, not their contents: a folder that changed is not continued."""
-
-    def size_of(path: Path) -> int | None:
-        try:
-            return path.stat().st_size
-        except OSError:  # a link to nowhere, which will be left out
-            return None
-
-    known = [(sample.name, size_of(sample.path)) for sample in batches.samples]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
-from common.log.schema import FLAT, OPTIONAL, OneOf
+from common.log.schema import FLAT, OPTIONAL, Integers, Numbers, OneOf
 
 INFERENCE, ACCURACY, PERF = "inference.py", "accuracy_run.py", "accuracy_run_perf.py"
 SCRIPTS = (INFERENCE, ACCURACY, PERF)
@@ -27,7 +27,8 @@ OPERATORS = ("matmul", "conv", "attention", "other")  # whose operations are cou
 
 Output = Annotated[str, OneOf(OUTPUTS)]
 Dtype = Annotated[str, OneOf(DTYPES)]
-Precision = Annotated[str, OneOf(("float32", "float64"))]
+FEATURES = "features"  # as a reference: what a file of inference.py holds
+Reference = Annotated[str, OneOf(("float32", "float64", FEATURES))]
 Status = Annotated[str, OneOf(("ok", "oom", "error"))]
 Gelu = OneOf(("erf", "tanh", "other"))
 # A few numbers of an embedding, by which it is recognised within tolerance. Of one that is not finite none may be.
@@ -44,10 +45,11 @@ class Event:
 
     event: ClassVar[str]
     scripts: ClassVar[Sequence[str]]
+    compact: ClassVar[bool]  # its long lists are Numbers and Integers, which take as little memory as their text
 
-    def __init_subclass__(cls, scripts: Sequence[str] = SCRIPTS) -> None:
+    def __init_subclass__(cls, scripts: Sequence[str] = SCRIPTS, compact: bool = False) -> None:
         cls.event = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
-        cls.scripts = scripts
+        cls.scripts, cls.compact = scripts, compact
         DECLARED[cls.event] = cls
 
 
@@ -375,14 +377,14 @@ class WorstToken:
 
 @declare
 class Sample(Event, scripts=[ACCURACY]):
-    """image, output and reference
+    """image, output and reference, of the first 1,000 images
 
     How far the device's output `y` is from the reference `r`. A metric is null where NaN or infinities leave no number.
     """
 
     image: str
     image_sha256: str
-    reference: Annotated[Precision, "on the CPU"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
     output: Output
     device: Annotated[str, "of the output"]
     dtype: Annotated[Dtype, "of the output"]
@@ -394,6 +396,49 @@ class Sample(Event, scripts=[ACCURACY]):
 
 
 @declare
+class MetricColumns:
+    """Those metrics of several images that the others follow from."""
+
+    max_abs_error: Annotated[Numbers, "as in `sample`, of each image"]
+    mean_abs_error: Annotated[Numbers, "as in `sample`, of each image"]
+    relative_error: Annotated[Numbers, "as in `sample`, of each image"]
+    relative_l2: Annotated[Numbers, "as in `sample`, of each image"]
+    one_minus_cosine: Annotated[Numbers, "as in `sample`, of each image"]
+    top1_gap: Annotated[Numbers, "as in `sample`, of each image"]
+    top5_match: Annotated[Numbers, "as in `sample`, of each image"]
+
+
+MEASURED = tuple(MetricColumns.__annotations__)
+
+
+@declare
+class WorstTokens:
+    """The token with the largest error, of each image."""
+
+    worst_tokens: Annotated[Integers, "with the largest error, of each image"]
+    worst_token_relative_l2: Annotated[Numbers, "of each image"]
+
+
+@declare
+class Samples(Event, scripts=[ACCURACY], compact=True):
+    """output and reference, of up to 1,000 images behind the first 1,000
+
+    What `sample` is of one image, in lists that have a place for each. The other metrics follow from these.
+    """
+
+    first: Annotated[int, "the place of its first image among all that are compared, from 0"]
+    digests: Annotated[str, "of each image the first 16 digits of its `image_sha256`, without a gap"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
+    output: Output
+    device: Annotated[str, "of the output"]
+    dtype: Annotated[Dtype, "of the output"]
+    shape: Annotated[list[int], "`[1, D]` or `[1, T, C]`"]
+    metrics: Annotated[MetricColumns, FLAT]
+    nonfinites: Annotated[Integers | None, OPTIONAL, "`nonfinite` of each image, where one is not 0"] = None
+    worst: Annotated[WorstTokens | None, FLAT, "of a `hidden_state`"] = None
+
+
+@declare
 class Accuracy(Event, scripts=[ACCURACY]):
     """output and reference
 
@@ -401,7 +446,7 @@ class Accuracy(Event, scripts=[ACCURACY]):
     """
 
     output: Output
-    reference: Annotated[Precision, "on the CPU"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
     samples: Annotated[int, "how many"]
     worst: Annotated[Metrics, FLAT]
     nonfinite: Annotated[int, "of all samples"]
@@ -436,15 +481,44 @@ class NoiseFloor(Event, scripts=[ACCURACY]):
 
 
 @declare
+class Computed:
+    """What computed a feature file."""
+
+    device: Annotated[str, "of the outputs"]
+    device_name: str
+    simulated: Annotated[bool, "the device is a stand-in for tests"]
+    dtype: Annotated[Dtype, "of the weights"]
+    numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
+
+
+@declare
 class ReferenceSource(Event, scripts=[ACCURACY]):
     """run with `--reference`"""
 
     file: Annotated[str, "by its name"]
     file_sha256: str
     model: Annotated[str, "that computed it"]
-    precisions: Annotated[list[str], "`float32`, `float64`"]
+    precisions: Annotated[list[str], "`float32`, `float64`, or `features` alone"]
     preprocess: Annotated[dict[str, Any], "how images became pixel values"]
     versions: Annotated[dict[str, str | None], "of Python, the platform and the packages"]
+    code_sha256: Annotated[str, "of the scripts and of `common/`"]
+    git: Annotated[str | None, "commit, `+dirty` after local changes"]
+    computed: Annotated[Computed | None, FLAT, "of a file of `inference.py`"] = None
+
+    @property
+    def simulated_by_name(self) -> bool:
+        return self.computed is not None and (self.computed.simulated or names_a_simulation(self.computed.device_name))
+
+
+@declare
+class CandidateSource(Event, scripts=[ACCURACY]):
+    """run with `--candidate`
+
+    Its `env`, `model` and `numerics` are those of the run that made the file.
+    """
+
+    file: Annotated[str, "by its name"]
+    file_sha256: str
     code_sha256: Annotated[str, "of the scripts and of `common/`"]
     git: Annotated[str | None, "commit, `+dirty` after local changes"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
@@ -80,18 +80,45 @@ def values_of(metrics: Metrics) -> dict[str, float | None]:
     return {name: getattr(metrics, name) for name in METRICS}
 
 
-def worst_metrics(samples: Sequence[Metrics]) -> Metrics:
+def worst_metrics(samples: Iterable[Metrics]) -> Metrics:
     """Each metric's own worst over `samples`, of which there is at least one.
 
     None (not a finite number) is worse than any number, with one exception: `sqnr_db` is None where the error is
     exactly zero, the best there is.
     """
-    worst: dict[str, float | None] = {}
-    for name, metric in METRICS.items():
-        values = [getattr(sample, name) for sample in samples if not (name == "sqnr_db" and sample.nmse == 0)]
-        finite = [value for value in values if value is not None]
-        worst[name] = metric.worst(finite) if finite and len(finite) == len(values) else None
-    return Metrics(**worst)
+    worst: dict[str, float] = {}
+    not_finite: set[str] = set()
+    for sample in samples:
+        for name, metric in METRICS.items():
+            value = getattr(sample, name)
+            if name == "sqnr_db" and sample.nmse == 0:
+                continue
+            if value is None:
+                not_finite.add(name)
+            else:
+                worst[name] = metric.worst(worst[name], value) if name in worst else value
+    return Metrics(**{name: None if name in not_finite else worst.get(name) for name in METRICS})
+
+
+def complete(measured: Mapping[str, float | None]) -> Metrics:
+    """All metrics from those that are measured (events.MEASURED); None for what is not finite."""
+    found = {name: value for name, value in measured.items() if value is not None and math.isfinite(value)}
+    relative_l2, one_minus_cosine = found.get("relative_l2"), found.get("one_minus_cosine")
+    if relative_l2 is not None:
+        nmse = relative_l2 * relative_l2  # unlike **, this overflows to infinity
+        if math.isfinite(nmse):
+            found["nmse"] = nmse
+            decibels = sqnr_db(nmse)
+            if decibels is not None:
+                found["sqnr_db"] = decibels
+    if one_minus_cosine is not None:
+        found["cosine_similarity"] = max(1 - one_minus_cosine, -1.0)
+    return Metrics(**{name: found.get(name) for name in METRICS})
+
+
+def sqnr_db(nmse: float) -> float | None:
+    """Signal to quantisation noise in dB; None where there is no noise."""
+    return -10 * math.log10(nmse) if nmse > 0 else None
 
 
 def rounding_of(dtype: str) -> float:

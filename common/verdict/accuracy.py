@@ -152,7 +152,7 @@ def contradictions_in(sample: Metrics) -> Iterator[str]:
         yield "mean_abs_error is above max_abs_error"
     if not math.isclose(nmse, value["relative_l2"] * value["relative_l2"], rel_tol=RELATIVE_TOLERANCE):
         yield "nmse is not the square of relative_l2"
-    if not equal(sample.sqnr_db, -10 * math.log10(nmse) if nmse > 0 else None):
+    if not equal(sample.sqnr_db, formulas.sqnr_db(nmse)):
         yield "sqnr_db does not follow from nmse"
     if not math.isclose(cosine, max(-1.0, 1 - value["one_minus_cosine"]), rel_tol=0, abs_tol=ROUNDING):
         yield "cosine_similarity does not follow from one_minus_cosine"
