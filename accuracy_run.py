@@ -112,10 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 images = inputs.DecodedImages.chosen(samples, count, wanted, *loading_images)
                 encoder.module = devices.copied(encoder.module, running.device, running.dtype)
 
-            settings = comparison.settings(running, encoder, known, images)
-            compared = parts.ComparedParts(args.log_dir / PARTS, settings)
             saving = saved_reference.Saving() if args.save_reference else None
-            comparer = comparison.Comparer(running, encoder, known, images, compared, saving)
+            kept = None
+            if len(images) > parts.PART_IMAGES and not saving:
+                settings = comparison.settings(running, encoder, known, images)
+                kept = parts.ComparedParts(args.log_dir / PARTS, settings)
+            comparer = comparison.Comparer(running, encoder, known, images, kept, saving)
             found = findings.Findings(log, precisions, len(images))
             for part in comparer.run(args.resume):
                 found.add(part)
@@ -128,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 pixel_values, outputs = comparer.evidence_of(result.worst_image)
                 image, error = result.worst_image, result.worst_relative_l2
                 explanation.explain(running, on_cpu, encoder.module, pixel_values, outputs, image, error)
-            compared.remove()
+            if kept:
+                kept.remove()
             log.line()
             summary = f"accuracy: {result.summary(repeatable)}"
             log.line(launch.closing_line(args, "accuracy.log", summary, "accuracy_run_perf.py"))

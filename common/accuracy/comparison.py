@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -30,19 +28,24 @@ from common.session import Session
 
 
 @dataclass
-class First:
-    """The first images, as many as `Known.expect` takes, their first references, and the outputs of the very first."""
+class Making:
+    """A part that is being made. `first` has, until they are used, the first images [N, 3, H, W] of all, their first
+    references, and the outputs of the very first.
+    """
 
-    pixel_values: list[Tensor] = field(default_factory=list)
-    plain: list[tuple[Tensor, ...]] = field(default_factory=list)
-    outputs: Outputs | None = None
+    part: Compared = field(default_factory=Compared)
+    first: list[tuple[Tensor, tuple[Tensor, ...], Outputs]] = field(default_factory=list)
+    embeddings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, batch: Batch, plain: Sequence[Tensor], outputs: Outputs) -> None:
-        few = EXPECTED_IMAGES - sum(map(len, self.pixel_values))
-        if few > 0:
-            self.pixel_values.append(batch.pixel_values[:few])
-            self.plain.append(tuple(output[:few] for output in plain))
-        self.outputs = self.outputs or (outputs[0][:1], outputs[1][:1])
+    @property
+    def few(self) -> int:
+        return sum(len(pixel_values) for pixel_values, _, _ in self.first)
+
+    def finished(self) -> Compared:
+        if self.embeddings:
+            both = (torch.cat(each).numpy() for each in zip(*self.embeddings, strict=True))
+            self.part.reference, self.part.candidate = both
+        return self.part
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Comparer:
     encoder: Encoder  # on the device
     known: Known
     images: Images
-    parts: ComparedParts
+    parts: ComparedParts | None = None  # None: few images, of which nothing is kept to go on from
     saving: Saving | None = None
     described: bool = False
     compared: int = 0  # images so far
@@ -74,33 +77,49 @@ class Comparer:
 
     def run(self, resume: bool) -> Iterator[Compared]:
         """All images in order, part by part; with `resume` those that an earlier run left are not compared again."""
-        if self.parts.start(resume):
+        if self.parts and self.parts.start(resume):
             self.running.log.line(f"Resumed: what {self.parts.folder.name} holds is not compared again")
         before = 0  # batches of the rounds so far
-        batches_a_part = max(1, PART_IMAGES // self.images.batch_size)
-        doing = (
-            f"cpu {', '.join(self.known.precisions)}; {self.running.device} {devices.dtype_name(self.running.dtype)}"
-        )
-        with tqdm(total=len(self.images), desc=doing, unit="image", disable=None) as bar:
+        making = Making()
+        step = max(1, PART_IMAGES // self.images.batch_size)
+        with tqdm(total=len(self.images), desc=self._doing, unit="image", disable=None) as bar:
             for batches in self.images.rounds():
-                starts = range(0, len(batches), batches_a_part)
-                ranges = [range(start, min(start + batches_a_part, len(batches))) for start in starts]
-                places = [range(before + each.start, before + each.stop) for each in ranges]
-                is_done = [self.parts.is_done(place) for place in places]
-                missing = [at for each, done in zip(ranges, is_done, strict=True) if not done for at in each]
-                loaded = batches.load(missing)
-                for each, place, done in zip(ranges, places, is_done, strict=True):
-                    if done:
+                places = [_part_at(before + at, step) for at in range(len(batches))]
+                done = {place: self.parts is not None and self.parts.is_done(place) for place in places}
+                loaded = batches.load([at for at, place in enumerate(places) if not done[place]])
+                for at, place in enumerate(places, start=before):
+                    if not done[place]:
+                        batch = next(loaded)
+                        self._compare(batch, making)
+                        bar.update(len(batch.names) + len(batch.skipped))
+                    elif self.parts and at == place.start:
                         self._describe(batches)
-                        found = self.parts.read(place)
-                    else:
-                        found = self._compare(islice(loaded, len(each)), bar)
-                        self.parts.write(place, found)
-                    bar.update(done * (len(found.names) + len(found.skipped)))
-                    self.compared += len(found.names)
-                    self.images.leave_out(found.skipped)
-                    yield found
+                        making.part = self.parts.read(place)
+                        bar.update(len(making.part.names) + len(making.part.skipped))
+                    self.images.leave_out(making.part.skipped)
+                    if at + 1 == place.stop:
+                        yield self._finished(making, place, done[place])
+                        making = Making()
                 before += len(batches)
+            place = _part_at(before, step)
+            if before != place.start:
+                yield self._finished(making, place, self.parts is not None and self.parts.is_done(place))
+
+    @property
+    def _doing(self) -> str:
+        device, dtype = self.running.device, devices.dtype_name(self.running.dtype)
+        return f"{device} {dtype} against {', '.join(self.known.precisions)}"
+
+    def _finished(self, making: Making, place: range, done: bool) -> Compared:
+        """A part that all its batches are in."""
+        if done:
+            self.compared += len(making.part.names)
+            return making.part
+        self._find_once(making)
+        part = making.finished()
+        if self.parts:
+            self.parts.write(place, part)
+        return part
 
     def _describe(self, batches: Round) -> None:
         """Where the first image was compared by an earlier run: encode it, for what is recorded with the first."""
@@ -111,36 +130,30 @@ class Comparer:
                 if batch.names:
                     self._encode(batch.pixel_values)
 
-    def _compare(self, batches: Iterable[Batch], bar: tqdm[object]) -> Compared:
-        part = Compared(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
-        first = First() if self.compared == 0 else None
-        embeddings: list[tuple[Tensor, Tensor]] = []
-        for batch in batches:
-            part.skipped |= batch.skipped
-            part.remarks.add(batch.remarks)
-            if batch.names:
-                references = self.known.of(batch)
-                outputs = self._encode(batch.pixel_values)
-                on_host = (outputs[0].cpu(), outputs[1].cpu())
-                place = self.compared + len(part.names)
-                samples = compare_outputs(batch, references, on_host, str(outputs[0].device), place)
-                part.samples += samples
-                self._keep_worst(batch, samples, outputs)
-                part.names += batch.names
-                part.sha256 += batch.sha256
-                plain = next(iter(references.values()))
-                embeddings.append((plain[0].float(), on_host[0].float()))
-                note_floors(part.floors, references)
-                if first:
-                    first.add(batch, plain, on_host)
-                if self.saving:
-                    self.saving.add(batch, references, on_host)
-            bar.update(len(batch.names) + len(batch.skipped))
-        if embeddings:
-            part.reference, part.candidate = (torch.cat(each).numpy() for each in zip(*embeddings, strict=True))
-        if first and part.names:
-            self._repeat(first, part)
-        return part
+    def _compare(self, batch: Batch, making: Making) -> None:
+        part = making.part
+        part.skipped |= batch.skipped
+        part.remarks.add(batch.remarks)
+        if not batch.names:
+            return
+        references = self.known.of(batch)
+        outputs = self._encode(batch.pixel_values)
+        on_host = (outputs[0].cpu(), outputs[1].cpu())
+        samples = compare_outputs(batch, references, on_host, str(outputs[0].device), self.compared)
+        part.samples += samples
+        part.names += batch.names
+        part.sha256 += batch.sha256
+        self._keep_worst(batch, samples, outputs)
+        plain = next(iter(references.values()))
+        making.embeddings.append((plain[0].float(), on_host[0].float()))
+        note_floors(part.floors, references)
+        if self.saving:
+            self.saving.add(batch, references, on_host)
+        if self.compared == 0 or making.first:
+            making.first.append((batch.pixel_values, plain, on_host))
+            if making.few >= EXPECTED_IMAGES:
+                self._find_once(making)
+        self.compared += len(batch.names)
 
     def _keep_worst(self, batch: Batch, samples: Sequence[Sample], outputs: Outputs) -> None:
         """Of the image with the largest error against the first reference, what its explanation needs."""
@@ -161,13 +174,18 @@ class Comparer:
         pixel_values = self.images.pixel_values_of(image)
         return pixel_values, self._encode(pixel_values)
 
-    def _repeat(self, first: First, part: Compared) -> None:
-        """What is found once, of the first images."""
-        pixel_values = torch.cat(first.pixel_values)
-        part.expected = self.known.expect(pixel_values, join(first.plain))
-        assert first.outputs
+    def _find_once(self, making: Making) -> None:
+        """What is found of the first images alone."""
+        if not making.first:
+            return
+        part = making.part
+        pixels, plain, outputs = zip(*making.first, strict=True)
+        pixel_values = torch.cat(pixels)[:EXPECTED_IMAGES]
+        making.first = []
+        first = (outputs[0][0][:1], outputs[0][1][:1])
+        part.expected = self.known.expect(pixel_values, [each[:EXPECTED_IMAGES] for each in join(plain)])
         named = (part.names[0], part.sha256[0])
-        part.repeats = repeatability.repeat(self.running, self.encoder.module, pixel_values, first.outputs, *named)
+        part.repeats = repeatability.repeat(self.running, self.encoder.module, pixel_values, first, *named)
 
     def _encode(self, pixel_values: Tensor) -> Outputs:
         """The outputs on the device of pixel_values [B, 3, H, W]."""
@@ -179,6 +197,12 @@ class Comparer:
         self.running.record(self.encoder, outputs[0], references=self.known.precisions)
         self.described = True
         return outputs
+
+
+def _part_at(place: int, step: int) -> range:
+    """The batches of the part that one is in, those of all rounds counted."""
+    start = place - place % step
+    return range(start, start + step)
 
 
 def compare_outputs(batch: Batch, references: References, outputs: Outputs, device: str, place: int) -> list[Sample]:

@@ -120,12 +120,15 @@ class DecodedImages:
         wanted = len(self)
         while wanted and len(self.tried) < len(self.samples):
             yield self._round(self.samples[len(self.tried) : len(self.tried) + wanted])
-            wanted = self.wanted and self.wanted - (len(self.tried) - len(self.left_out))
-        good = [sample for sample in self.tried if sample.name not in self.left_out]
+            wanted = self.wanted and self.wanted - len(self._good())
+        good = self._good()
         if not good:
             raise UserError(f"none of the {len(self.samples)} images could be decoded")
         if wanted:
             yield self._round(sample_exactly(good, len(self), self.choice.seed)[len(good) :])
+
+    def _good(self) -> list[Sample]:
+        return [sample for sample in self.tried if sample.name not in self.left_out]
 
     def _round(self, samples: Sequence[Sample]) -> Round:
         self.tried += samples

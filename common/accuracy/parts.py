@@ -17,6 +17,10 @@ from common.log.events import Repeat, Sample
 PART_IMAGES = 64  # at most, but at least one batch
 
 
+def _none() -> np.ndarray:
+    return np.empty((0, 0), np.float32)
+
+
 @dataclass
 class Compared:
     """Images that were compared, in order: their samples against every reference, one image after another, and both
@@ -27,8 +31,8 @@ class Compared:
     `repeats` and what 16 bits are expected to cost.
     """
 
-    reference: np.ndarray
-    candidate: np.ndarray
+    reference: np.ndarray = field(default_factory=_none)
+    candidate: np.ndarray = field(default_factory=_none)
     names: list[str] = field(default_factory=list)
     sha256: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)

@@ -103,7 +103,7 @@ class Parts:
             save_file(tensors, new, metadata)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder)
 
     @contextmanager
     def opened(self, batches: range) -> Iterator[Any]:
