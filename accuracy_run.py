@@ -10,10 +10,13 @@ from common.cli import launch, options
 from common.cli.options import ImageChoice, ModelChoice
 from common.device.ranks import Rank
 from common.errors import EXIT_OK, UserError
+from common.log.writer import RunLog
 
 SCRIPT = "accuracy_run.py"
 DEFAULT_SAMPLES = 8
 PARTS = "accuracy.parts"  # the folder in --log-dir from which --resume goes on
+OF_FORWARDS = ("--image", "--batch-size", "--workers", "--golden", "--explain", "--resume")  # not with --candidate
+DEVICE_SIDE = ("model", "device", "dtype", "numerics")  # what a --candidate says of itself
 EXAMPLES = """examples:
   python accuracy_run.py --model demo                    # no NPU, no hub: float32 against float64
   python accuracy_run.py --device npu                    # the ViT-giant CLIP, NPU against CPU
@@ -22,6 +25,7 @@ EXAMPLES = """examples:
   python accuracy_run.py --device npu --image val/ --samples all   # every image; --resume goes on
   python accuracy_run.py --device cpu --save-reference r.safetensors  # the CPU's side, anywhere
   python accuracy_run.py --device npu --reference r.safetensors   # the NPU's side against that file
+  python accuracy_run.py --reference gpu.npy --candidate npu.npy  # two files of inference.py --output
 """
 
 
@@ -71,9 +75,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="keep the pixel values and what the CPU computes from them, as .safetensors",
     )
     files.add_argument(
-        "--reference", type=Path, metavar="FILE", help="take both from such a file: no image, no forward on the CPU"
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="such a file: no image, no forward on the CPU; or what inference.py --output wrote anywhere, of the same "
+        "--image: embeddings alone are compared",
     )
-    return parser.parse(argv)
+    parser.add_argument(
+        "--candidate",
+        type=Path,
+        metavar="FILE",
+        help="the device's side from such a file of inference.py too: no forward at all",
+    )
+    args = parser.parse(argv)
+    needless = [flag for flag in OF_FORWARDS if getattr(args, flag.strip("-").replace("-", "_"))]
+    if args.candidate and (needless or not args.reference):
+        wants = f"{needless[0]} is of images that are encoded" if needless else "it needs --reference FILE"
+        parser.error(f"--candidate FILE has the device's side: {wants}")
+    if args.resume and args.save_reference:
+        parser.error("--resume has no hidden states of the images before: --save-reference needs them all")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,60 +103,97 @@ def main(argv: Sequence[str] | None = None) -> int:
     with launch.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
         if rank.count > 1:
             raise UserError("accuracy_run.py proves one device: run it without torchrun")
-        launch.set_environment(args.device)
-        with launch.import_errors():
-            from common import session
-            from common.accuracy import comparison, findings, inputs, parts, reference, repeatability, saved_reference
-            from common.accuracy.diagnosis import explanation
-            from common.device import devices
-            from common.encoder import loading
-            from common.images import decoding
-
-        with session.start(log, args.device, args.dtype, args.numerics) as running:
-            precisions = reference.choose_precisions(running, args.golden)
-            wanted, count = ImageChoice.of(args), DEFAULT_SAMPLES if args.samples is None else args.samples
-            samples = [] if args.reference else decoding.find_samples(wanted.paths, log, wanted.strict)
-            encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
-            _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
-            encoder.introduce(log)
-            known: reference.Known
-            images: inputs.Images
-            if args.reference:
-                named = decoding.take(log, wanted, count) if args.image else decoding.Decoded()
-                known = saved_reference.load(log, args.reference, encoder, precisions, args.samples, named)
-                images = inputs.SavedImages(known, args.batch_size or 1)
-                devices.place(encoder.module, running.device, running.dtype)
-            else:
-                rounded = reference.EXPECTED_DTYPES if args.save_reference else {args.dtype} - {"float32"}
-                known = reference.OnCpu(encoder.module, precisions, rounded)
-                loading_images = (encoder.preprocess, args.batch_size, args.workers)
-                images = inputs.DecodedImages.chosen(samples, count, wanted, *loading_images)
-                encoder.module = devices.copied(encoder.module, running.device, running.dtype)
-
-            saving = saved_reference.Saving() if args.save_reference else None
-            kept = None
-            if len(images) > parts.PART_IMAGES and not saving:
-                settings = comparison.settings(running, encoder, known, images)
-                kept = parts.ComparedParts(args.log_dir / PARTS, settings)
-            comparer = comparison.Comparer(running, encoder, known, images, kept, saving)
-            found = findings.Findings(log, precisions, len(images))
-            for part in comparer.run(args.resume):
-                found.add(part)
-            result = found.finish(args.dtype, args.numerics, args.threshold, classifier=encoder.label is not None)
-            repeatable = repeatability.report(running, found.repeats, found.expected.get(args.dtype, {}))
-            if saving:
-                saved_reference.save(log, args.save_reference, saving.reference(found.expected), encoder)
-            if args.explain or not result.passed:
-                on_cpu = loading.load_encoder(ModelChoice.of(args)).module
-                pixel_values, outputs = comparer.evidence_of(result.worst_image)
-                image, error = result.worst_image, result.worst_relative_l2
-                explanation.explain(running, on_cpu, encoder.module, pixel_values, outputs, image, error)
-            if kept:
-                kept.remove()
-            log.line()
-            summary = f"accuracy: {result.summary(repeatable)}"
-            log.line(launch.closing_line(args, "accuracy.log", summary, "accuracy_run_perf.py"))
+        launch.set_environment("cpu" if args.candidate else args.device)
+        summary = compare_files(args, log) if args.candidate else compare_on_device(args, log)
+        log.line()
+        following = None if args.candidate else "accuracy_run_perf.py"
+        log.line(launch.closing_line(args, "accuracy.log", f"accuracy: {summary}", following))
     return EXIT_OK
+
+
+def compare_files(args: argparse.Namespace, log: RunLog) -> str:
+    """Two feature files; the result in a few words."""
+    with launch.import_errors():
+        from common.accuracy import feature_comparison
+
+    typed = {key: getattr(args, key) for key in DEVICE_SIDE if f"--{key}" in args.shared}
+    result, _ = feature_comparison.compare(
+        log, args.reference, args.candidate, args.samples or 0, args.threshold, typed
+    )
+    return result.summary()
+
+
+def compare_on_device(args: argparse.Namespace, log: RunLog) -> str:
+    """The device's outputs against the CPU's, or those in a file; the result in a few words."""
+    with launch.import_errors():
+        from common import session
+        from common.accuracy import (
+            comparison,
+            feature_comparison,
+            findings,
+            inputs,
+            parts,
+            reference,
+            repeatability,
+            saved_reference,
+        )
+        from common.accuracy.diagnosis import explanation
+        from common.device import devices
+        from common.encoder import loading
+        from common.features import reading
+        from common.images import decoding
+
+    with session.start(log, args.device, args.dtype, args.numerics) as running:
+        wanted, rounded = ImageChoice.of(args), {args.dtype} - {"float32"}
+        of_features = args.reference is not None and reading.is_feature_file(args.reference)
+        precisions = reference.choose_precisions(running, args.golden)
+        brings_images = args.reference and not of_features
+        samples = [] if brings_images else decoding.find_samples(wanted.paths, log, wanted.strict)
+        encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
+        _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
+        encoder.introduce(log)
+
+        known: reference.Known
+        images: inputs.Images
+        if brings_images:
+            named = decoding.take(log, wanted, args.samples or DEFAULT_SAMPLES) if args.image else decoding.Decoded()
+            known = saved_reference.load(log, args.reference, encoder, precisions, args.samples or None, named)
+            images = inputs.SavedImages(known, args.batch_size or 1)
+        else:
+            count = args.samples
+            if of_features:
+                if args.golden:
+                    raise UserError("--golden computes on the CPU: a feature file has one reference of its own")
+                known = feature_comparison.load_reference(log, args.reference, encoder, running, rounded)
+                feature_comparison.require_images(known.file, samples, every=not count)
+            else:
+                count = DEFAULT_SAMPLES if count is None else count
+                rounded = set(reference.EXPECTED_DTYPES) if args.save_reference else rounded
+                known = reference.OnCpu(encoder.module, precisions, rounded)
+            decoding_of = (encoder.preprocess, args.batch_size, args.workers)
+            images = inputs.DecodedImages.chosen(samples, count or 0, wanted, *decoding_of)
+        encoder.module = devices.copied(encoder.module, running.device, running.dtype)
+
+        saving = saved_reference.Saving() if args.save_reference else None
+        kept = None
+        if len(images) > parts.PART_IMAGES and not saving:
+            kept = parts.ComparedParts(args.log_dir / PARTS, comparison.settings(running, encoder, known, images))
+        comparer = comparison.Comparer(running, encoder, known, images, kept, saving)
+        found = findings.Findings(log, known.precisions, len(images))
+        for part in comparer.run(args.resume):
+            found.add(part)
+        result = found.finish(args.dtype, args.numerics, args.threshold, classifier=encoder.label is not None)
+        repeatable = repeatability.report(running, found.repeats, found.expected.get(args.dtype, {}))
+        if saving:
+            saved_reference.save(log, args.save_reference, saving.reference(found.expected), encoder)
+        if args.explain or not result.passed:
+            on_cpu = loading.load_encoder(ModelChoice.of(args)).module
+            pixel_values, outputs = comparer.evidence_of(result.worst_image)
+            image, error = result.worst_image, result.worst_relative_l2
+            explanation.explain(running, on_cpu, encoder.module, pixel_values, outputs, image, error)
+        if kept:
+            kept.remove()
+    return result.summary(repeatable)
 
 
 if __name__ == "__main__":

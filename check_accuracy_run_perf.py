@@ -65,6 +65,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the largest relative_error and relative_l2, whatever the log's own was (default: %(default)s)",
     )
     parser.add_argument(
+        "--min-samples",
+        type=options.positive_int,
+        default=1,
+        metavar="N",
+        help="warn where fewer different images were compared (default: %(default)s)",
+    )
+    parser.add_argument(
         "--min-throughput",
         type=options.positive_float,
         metavar="IPS",

@@ -139,7 +139,8 @@ class Comparer:
         references = self.known.of(batch)
         outputs = self._encode(batch.pixel_values)
         on_host = (outputs[0].cpu(), outputs[1].cpu())
-        samples = compare_outputs(batch, references, on_host, str(outputs[0].device), self.compared)
+        device, dtype = str(outputs[0].device), devices.dtype_name(outputs[0].dtype)
+        samples = compare_outputs(batch, references, on_host, device, dtype, self.compared)
         part.samples += samples
         part.names += batch.names
         part.sha256 += batch.sha256
@@ -182,10 +183,9 @@ class Comparer:
         pixels, plain, outputs = zip(*making.first, strict=True)
         pixel_values = torch.cat(pixels)[:EXPECTED_IMAGES]
         making.first = []
-        first = (outputs[0][0][:1], outputs[0][1][:1])
         part.expected = self.known.expect(pixel_values, [each[:EXPECTED_IMAGES] for each in join(plain)])
         named = (part.names[0], part.sha256[0])
-        part.repeats = repeatability.repeat(self.running, self.encoder.module, pixel_values, first, *named)
+        part.repeats = repeatability.repeat(self.running, self.encoder.module, pixel_values, outputs[0], *named)
 
     def _encode(self, pixel_values: Tensor) -> Outputs:
         """The outputs on the device of pixel_values [B, 3, H, W]."""
@@ -205,14 +205,16 @@ def _part_at(place: int, step: int) -> range:
     return range(start, start + step)
 
 
-def compare_outputs(batch: Batch, references: References, outputs: Outputs, device: str, place: int) -> list[Sample]:
+def compare_outputs(
+    batch: Batch, references: References, outputs: Sequence[Tensor], device: str, dtype: str, place: int
+) -> list[Sample]:
     """The samples of a batch's images, the first of which is at this place among all: against each precision one image
-    after another. `outputs` are on the host, and were on the device named.
+    after another. `outputs` are on the host; a device computed them in a dtype.
     """
     samples: list[Sample] = []
     for precision, known in references.items():
         of_outputs = [
-            list(_compare_output(batch, precision, output, r, y, device, place))
+            list(_compare_output(batch, (precision, output), (device, dtype), r, y, place))
             for output, r, y in zip(OUTPUTS, known, outputs, strict=False)
         ]
         samples += [sample for of_image in zip(*of_outputs, strict=True) for sample in of_image]
@@ -220,9 +222,10 @@ def compare_outputs(batch: Batch, references: References, outputs: Outputs, devi
 
 
 def _compare_output(
-    batch: Batch, precision: str, output: str, references: Tensor, candidates: Tensor, device: str, place: int
+    batch: Batch, of: tuple[str, str], by: tuple[str, str], references: Tensor, candidates: Tensor, place: int
 ) -> Iterator[Sample]:
-    """One output of each image of a batch."""
+    """One output of each image of a batch, against one precision."""
+    (precision, output), (device, dtype) = of, by
     found = metrics.compare_each(references, candidates)
     for at, (name, sha256, r, y) in enumerate(zip(batch.names, batch.sha256, references, candidates, strict=True)):
         fingerprint = worst = None
@@ -237,7 +240,7 @@ def _compare_output(
             reference=precision,
             output=output,
             device=device,
-            dtype=devices.dtype_name(candidates.dtype),
+            dtype=dtype,
             shape=[1, *y.shape],
             metrics=found[at],
             nonfinite=metrics.count_nonfinite(r, y),

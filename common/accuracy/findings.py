@@ -101,8 +101,8 @@ class Findings:
     The first images have a record each, the others share them, so that a log stays readable and can be judged.
     """
 
-    def __init__(self, log: RunLog, precisions: Sequence[str], most: int) -> None:
-        """`most` is how many images there may be."""
+    def __init__(self, log: RunLog, precisions: Sequence[str], most: int = 0) -> None:
+        """`most` is how many images there may be whose embeddings are to be kept."""
         self.log, self.precisions, self.most = log, precisions, most
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.floors: dict[str, float | None] = {}

@@ -21,7 +21,7 @@ def repeat(
     running: Session, module: nn.Module, pixel_values: Tensor, first: Outputs, image: str, image_sha256: str
 ) -> list[Repeat]:
     """The first of pixel_values [N, 3, H, W] through the device twice more, beside its `first` outputs on the host,
-    [1, D] and [1, T, C].
+    those of its batch, [B, D] and [B, T, C].
 
     In the batch another image is before it: the second, or where there is none the first in a mirror.
     """
@@ -41,6 +41,7 @@ def repeat(
                     image_sha256=image_sha256,
                     batch_size=len(batch),
                     place=len(batch) - 1,
+                    first_batch_size=len(before),
                     relative_l2=metrics.compare(y, y_again).relative_l2,
                     equal=same_bits(y, y_again),
                 )

@@ -32,8 +32,11 @@ FORMAT = 2  # of the parts: those of another one are not continued
 # else it says of the features has to fit too.
 LONGEST_HEADER = 100_000_000  # bytes
 LONGEST_NAMES = LONGEST_HEADER - 1_000_000
+SHA256_BYTES = 32
 NAMES = "images"  # the key of the names in what a feature file says of itself
 BATCHES_A_PART = "batches_a_part"
+HASHES = "image_sha256"  # the key of the images' hashes: a tensor [N, 32] of bytes, or in JSON a list of texts
+RUN = "run"  # the key of what made the file: records of that run, and its code
 FEATURES = "features"  # the key of --features, where it is not the default
 
 
@@ -180,10 +183,11 @@ class FeatureParts(Parts):
 
     def join(self, about: dict[str, Any]) -> tuple[int, int]:
         """Write the feature file from its parts, one in memory at a time, and remove them; its shape [N, D]."""
-        names, skipped, width = [], [], 0
+        names, hashes, skipped, width = [], [], [], 0
         for batches in self.ranges():
             with self.opened(batches) as opened:
                 names += json.loads(opened.metadata()["names"])
+                hashes += json.loads(opened.metadata()["sha256"])
                 skipped += json.loads(opened.metadata()["skipped"])
                 width = max(width, opened.get_slice("embedding").get_shape()[1])
         if not names:
@@ -197,12 +201,15 @@ class FeatureParts(Parts):
                     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                 else:
                     elsewhere = {"images_file": self.beside.name} if has_beside else {}
-                    file.write(safetensors_header(shape, {**about, **elsewhere}))
+                    file.write(safetensors_header(shape, {**about, **elsewhere}, hashed=True))
                 for batches in self.ranges():
                     file.write(self.read(batches).embeddings.astype("<f4").tobytes())
+                if self.path.suffix != ".npy":
+                    file.write(bytes.fromhex("".join(hashes)))
             if has_beside:
+                named = {NAMES: names, HASHES: hashes, **about} if self.path.suffix == ".npy" else about
                 with aside(self.beside) as beside:
-                    beside.write_text(json.dumps(about, indent=1), encoding="utf-8")
+                    beside.write_text(json.dumps(named, indent=1), encoding="utf-8")
         self.remove()
         return shape
 
@@ -233,8 +240,9 @@ def _about(path: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:
-    """What stands before the data of a safetensors file with the one tensor `embedding`, in float32.
+def safetensors_header(shape: tuple[int, int], about: dict[str, Any], hashed: bool = False) -> bytes:
+    """What stands before the data of a safetensors file with the tensor `embedding`, in float32, and, where it is
+    `hashed`, the images' SHA-256 behind it.
 
     The library itself writes whole tensors from memory only. The format: a length in 8 bytes, then JSON, padded to 8.
     Names that do not fit are not in it: they have to go elsewhere.
@@ -242,8 +250,12 @@ def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:
     if not fit_in_header(about.get(NAMES, ())):
         about = {key: value for key, value in about.items() if key != NAMES}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
-    text = json.dumps({"__metadata__": metadata, "embedding": tensor}).encode()
+    end = 4 * shape[0] * shape[1]
+    tensors: dict[str, Any] = {EMBEDDING: {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
+    if hashed:
+        offsets = [end, end + SHA256_BYTES * shape[0]]
+        tensors[HASHES] = {"dtype": "U8", "shape": [shape[0], SHA256_BYTES], "data_offsets": offsets}
+    text = json.dumps({"__metadata__": metadata, **tensors}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -468,6 +468,7 @@ class Repeat(Event, scripts=[ACCURACY]):
     image_sha256: str
     batch_size: Annotated[int, "of that call"]
     place: Annotated[int, "in the batch, from 0"]
+    first_batch_size: Annotated[int, "of the call that gave `y`"]
     relative_l2: Annotated[float | None, "`||y' - y|| / ||y||`, a fraction"]
     equal: Annotated[bool, "to the last bit"]
 
@@ -504,10 +505,6 @@ class ReferenceSource(Event, scripts=[ACCURACY]):
     code_sha256: Annotated[str, "of the scripts and of `common/`"]
     git: Annotated[str | None, "commit, `+dirty` after local changes"]
     computed: Annotated[Computed | None, FLAT, "of a file of `inference.py`"] = None
-
-    @property
-    def simulated_by_name(self) -> bool:
-        return self.computed is not None and (self.computed.simulated or names_a_simulation(self.computed.device_name))
 
 
 @declare

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from common.log.events import (
+    Computed,
     Figures,
     IssueFigures,
     Kind,
@@ -161,6 +162,17 @@ def repeat_bound(dtype: str, numerics: str, expected_relative_l2: float | None) 
     rounding = rounding_of("float16" if (dtype, numerics) == ("float32", "fast") else dtype)
     expected = 0.0 if dtype == "float32" or expected_relative_l2 is None else EXPECTED_FACTOR * expected_relative_l2
     return max(rounding, min(expected, LARGEST_ALLOWED))
+
+
+def proves_nothing(one: Computed, other: Computed) -> bool:
+    """Whether two sides were computed alike: by the same kind of device, in the same dtype and numerics.
+
+    Devices of one kind are alike by their name, as 0 and 1 of a machine are; CPUs whatever their name.
+    """
+    kinds = [computed.device.partition(":")[0] for computed in (one, other)]
+    names = [computed.device_name for computed in (one, other)]
+    alike = kinds[0] == kinds[1] and (kinds[0] == "cpu" or names[0] == names[1])
+    return alike and (one.dtype, one.numerics) == (other.dtype, other.numerics)
 
 
 def is_far_above_noise(relative_l2: float | None, noise_floor: float | None) -> bool:

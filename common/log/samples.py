@@ -15,16 +15,28 @@ MOST_TOGETHER = 1000  # in a `samples` record
 DIGITS = 16  # of an image's hash
 
 
-def each_sample(run: Run) -> Iterator[Sample]:
-    """All samples of a run, one after another; of those that share a record the image is known by its place alone.
+def each_sample(run: Run, output: str | None = None, reference: str | None = None) -> Iterator[Sample]:
+    """The samples of a run, one after another, all or those of an output and against a reference.
 
-    Raises UnjudgeableError for lists of different lengths.
+    Of those that share a record the image is known by its place alone. Raises UnjudgeableError for lists of different
+    lengths.
     """
     for event in run.events:
+        if not isinstance(event, (Sample, Samples)):
+            continue
+        if output in (None, event.output) and reference in (None, event.reference):
+            yield from [event] if isinstance(event, Sample) else apart(event)
+
+
+def images_of(run: Run) -> set[str]:
+    """The different images that a run compared, by the digits that every record has of their hashes."""
+    found: set[str] = set()
+    for event in run.events:
         if isinstance(event, Sample):
-            yield event
+            found.add(event.image_sha256[:DIGITS])
         elif isinstance(event, Samples):
-            yield from apart(event)
+            found.update(event.digests[at : at + DIGITS] for at in range(0, len(event.digests), DIGITS))
+    return found
 
 
 def together(samples: Sequence[Sample], first: int) -> Samples:

@@ -25,6 +25,7 @@ from common.log.events import (
 from common.log.figures import bound
 from common.log.formulas import FORWARD, GATED_METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
+from common.log.samples import each_sample
 from common.report.commands import ELSEWHERE, checker_command, run_command
 from common.report.markdown import Markdown
 from common.verdict.evidence import Check, Group, Judgement, Verdict
@@ -171,7 +172,7 @@ def explained_samples(run: Run) -> list[Sample]:
 
     Raises UnjudgeableError without samples.
     """
-    samples = run.all(Sample)
+    samples = list(each_sample(run))
     if not samples:
         raise UnjudgeableError("no sample records")
     samples = [sample for sample in samples if sample.reference == samples[0].reference]

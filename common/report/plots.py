@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from common.log.conclusions import CAUSES
-from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
+from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf
 from common.log.figures import format_figure, share
 from common.log.formulas import FEWEST_SAMPLES, percentile
 from common.log.framing import printable
 from common.log.reader import Run, UnjudgeableError
+from common.log.samples import each_sample
 from common.report.facts import causes_of, kinds_of
 from common.verdict.evidence import Group
 
@@ -266,7 +267,7 @@ def round_figures(low: float, high: float) -> list[float]:
 def draw_samples(run: Run, figure: Figure) -> bool:
     """The error of every image beside the threshold; one image alone, or no error at all, is no plot."""
     samples: dict[str, list[Point]] = {}
-    for sample in run.all(Sample):
+    for sample in each_sample(run):
         of = samples.setdefault(f"{sample.output} against {sample.reference}", [])
         of.append((len(of) + 1, sample.metrics.relative_l2))
     errors = [error for points in samples.values() for _, error in points]

@@ -62,6 +62,7 @@ class Bounds:
     max_latency_ms: float | None
     max_regression: float
     min_ratio: float | None = None
+    min_samples: int = 1
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from common.log.events import Accuracy, Env, Model, Perf, Sample
+from common.log.events import Accuracy, Env, Model, Perf
 from common.log.figures import format_figure, percent
 from common.log.framing import printable
 from common.log.reader import Run
+from common.log.samples import images_of
 from common.verdict.comparison import differences_in_words
 from common.verdict.evidence import Check, Comparison, Group, Judgement, Verdict, worst_verdict
 
@@ -114,7 +115,7 @@ def _verdict_of(group: Group, about: str) -> Verdict:
 
 def _evidence(runs: Sequence[Run]) -> str:
     logs = ", ".join(dict.fromkeys(run.log for run in runs))
-    images = {sample.image_sha256 for run in runs for sample in run.all(Sample)}
+    images = set().union(*map(images_of, runs))
     counted = f"{len(runs)} whole run{'s' * (len(runs) > 1)}"
     return f"{counted}, {len(images)} images: {logs}" if images else f"{counted}: {logs}"
 

@@ -17,7 +17,7 @@ from common.verdict.evidence import KIND, Bounds, Check, Comparison, Group, Judg
 from common.verdict.kinds import check_kinds
 from common.verdict.machine import check_machine
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
-from common.verdict.remarks import doubts_of_baseline, remarks_on
+from common.verdict.remarks import doubts_of_baseline, doubts_of_count, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
 
 LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
@@ -115,7 +115,7 @@ def judge(
         comparisons: list[Comparison] = []
         found += guarded(check_others(group, others_groups, bounds, comparisons))
         checked = [replace(check, name=prefix + check.name) for check in found]
-        remarks = [*doubts_of_baseline(checked), *group.remarks]
+        remarks = [*doubts_of_baseline(checked), *doubts_of_count(group.runs, bounds.min_samples), *group.remarks]
         judged.append(replace(group, checks=checked, remarks=remarks, comparisons=comparisons))
         checks += judged[-1].checks
     return Judgement(checks, judged, runs, only=only)
