@@ -23,8 +23,8 @@ ARROWS = {
     "encoder": RUN,
     "session": {*RUN, "encoder"},
     "features": {*RUN, "encoder", "images", "session"},
-    "accuracy": {*RUN, "encoder", "images", "session"},
-    "performance": {*RUN, "encoder", "images", "session", "accuracy"},
+    "accuracy": {*RUN, "encoder", "images", "session", "features"},
+    "performance": {*RUN, "encoder", "images", "session", "features", "accuracy"},
 }
 # What costs a start: only the wings that compute import it.
 HEAVY = {"torch", "numpy", "PIL", "timm", "transformers", "safetensors", "modelscope", "huggingface_hub", "tqdm"}

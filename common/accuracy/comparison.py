@@ -226,7 +226,10 @@ def _compare_output(
 ) -> Iterator[Sample]:
     """One output of each image of a batch, against one precision."""
     (precision, output), (device, dtype) = of, by
-    found = metrics.compare_each(references, candidates)
+    found, nonfinite = (
+        metrics.compare_each(references, candidates),
+        metrics.count_nonfinite_each(references, candidates),
+    )
     for at, (name, sha256, r, y) in enumerate(zip(batch.names, batch.sha256, references, candidates, strict=True)):
         fingerprint = worst = None
         if output == "embedding":
@@ -243,7 +246,7 @@ def _compare_output(
             dtype=dtype,
             shape=[1, *y.shape],
             metrics=found[at],
-            nonfinite=metrics.count_nonfinite(r, y),
+            nonfinite=nonfinite[at],
             fingerprint=fingerprint,
             worst=worst,
         )

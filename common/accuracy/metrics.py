@@ -108,3 +108,10 @@ def _signs(size: int) -> Tensor:
 
 def count_nonfinite(*outputs: Tensor) -> int:
     return sum(int((~torch.isfinite(output)).sum()) for output in outputs)
+
+
+def count_nonfinite_each(*outputs: Tensor) -> list[int]:
+    """Of N samples' outputs [N, ...], those of each sample together."""
+    counts = [(~torch.isfinite(output)).flatten(1).sum(dim=1) for output in outputs]
+    each: list[int] = torch.stack(counts).sum(dim=0).tolist()
+    return each

@@ -102,7 +102,7 @@ def read(path: Path) -> FeatureFile:
     """Raises UserError, in one line, for a file that is none, is not whole, or does not say what it is of."""
     try:
         embeddings, hashes, about = _from_npy(path) if path.suffix == ".npy" else _from_safetensors(path)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, EOFError) as error:
         reason = stand_in(path) if path.is_file() else None
         raise UserError(f"{path} {reason or f'is no whole feature file: {first_line(error)}'}") from error
     lacking = [key for key in ABOUT if not about.get(key)] + ([] if hashes is not None else [HASHES])

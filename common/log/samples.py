@@ -39,6 +39,14 @@ def images_of(run: Run) -> set[str]:
     return found
 
 
+def count_of(run: Run) -> int:
+    """How many images a run compared with its first reference, those that are the same counted each time."""
+    found = [event for event in run.events if isinstance(event, (Sample, Samples))]
+    first = [(event.output, event.reference) for event in found[:1]]
+    alike = [event for event in found if (event.output, event.reference) in first]
+    return sum(1 if isinstance(event, Sample) else len(event.digests) // DIGITS for event in alike)
+
+
 def together(samples: Sequence[Sample], first: int) -> Samples:
     """One record for the samples of one output against one reference; `first` is the place of the first of them."""
     one = samples[0]

@@ -157,7 +157,7 @@ def check_repeats(run: Run) -> Iterator[Check]:
     if sorted((each.way, each.output) for each in repeats) != sorted(wanted):
         raise UnjudgeableError("repeat records: not one of each way and output")
     first, model = next(iter(run.all(Sample)), None), run.one(Model)
-    if first is None or {each.image_sha256 for each in repeats} != {first.image_sha256}:
+    if first is not None and {each.image_sha256 for each in repeats} != {first.image_sha256}:
         raise UnjudgeableError("repeat records: not of the first image")
     if any(each.batch_size != 1 if each.way == "alone" else each.batch_size < 2 for each in repeats) or any(
         not 0 <= each.place < each.batch_size or (each.way == "batch" and each.place == 0) for each in repeats

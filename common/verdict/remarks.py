@@ -24,7 +24,7 @@ from common.log.events import (
 )
 from common.log.figures import percent
 from common.log.reader import Run
-from common.log.samples import images_of
+from common.log.samples import count_of, images_of
 from common.verdict import machine
 from common.verdict.evidence import Check
 
@@ -37,10 +37,9 @@ def remarks_on(group: Sequence[Run]) -> list[Words]:
 
 def _doubts(run: Run) -> Iterator[Words]:
     yield from _sources(run)
-    summaries, different = run.all(Accuracy), len(images_of(run))
-    same = summaries[0].samples - different if summaries else 0
+    total = count_of(run)
+    same = total - len(images_of(run))
     if same > 0:
-        total = summaries[0].samples
         yield Words(
             f"warning: {same} of {total} images are the same as others of them.",
             f"警告：{total} 张图像中有 {same} 张与其他图像相同。",

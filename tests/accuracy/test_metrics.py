@@ -14,6 +14,7 @@ from common.accuracy.metrics import (
     FINGERPRINT_SIZE,
     compare_each,
     count_nonfinite,
+    count_nonfinite_each,
     fingerprint,
     top1_gap,
     top5_match,
@@ -309,6 +310,9 @@ def test_the_metrics_of_a_sample_are_the_same_to_the_bit_beside_others(shape: tu
     found = compare_each(references, candidates)
     assert found == [own.compare(r, y) for r, y in zip(references, candidates, strict=True)]
     assert found[-1].relative_l2 is None
+    counts = count_nonfinite_each(references, candidates)
+    assert counts == [count_nonfinite(r, y) for r, y in zip(references, candidates, strict=True)]
+    assert counts[-1] == references[-1].numel()
 
 
 # ---------------------------------------------------------------------------------------------------- worst token

@@ -53,7 +53,7 @@ INFORMS = {
     "env": {"cpu_count", "cpu_quota", "device_count", "cpu_threads"},
     "model": {"compiled"},
     "sample": {"image"},
-    "repeat": {"image"},
+    "repeat": {"image", "first_batch_size"},
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
     "machine": {*schema.keys(Machine)} - {"phase"},

@@ -39,6 +39,7 @@ CHINESE = {
     "run, last of all": "一次运行，最后写入",
     "run on an NPU, where operators fell back to the CPU": "一次 NPU 运行，仅在有算子回退到 CPU 时",
     "run whose output is not finite, where weights are not either": "一次运行，其输出与权重都含 NaN 或无穷大时",
+    "run with `--candidate`": "一次使用 `--candidate` 的运行",
     "run with `--reference`": "一次使用 `--reference` 的运行",
     "run with a CPU baseline": "一次带 CPU 基线的运行",
     "run, where operations can be counted (earlier logs: one before the sweep, one after it)": (
@@ -47,7 +48,10 @@ CHINESE = {
     "image": "一张图片",
     "image that was left out": "一张被跳过的图片",
     "image with several frames, of which the first is taken": "一张多帧图片，只取第一帧",
-    "image, output and reference": "一张图片、一个输出与一个参考",
+    "image, output and reference, of the first 1,000 images": "前 1,000 张图片中的一张、一个输出与一个参考",
+    "output and reference, of up to 1,000 images behind the first 1,000": (
+        "一个输出与一个参考，第 1,000 张之后的至多 1,000 张图片"
+    ),
     "output and reference": "一个输出与一个参考",
     "output and way": "一个输出与一种方式",
     "output, with `--golden`": "一个输出，使用 `--golden` 时",
@@ -152,7 +156,6 @@ CHINESE = {
     # ----------------------------------------------------------------------------------------------------- accuracy
     "How far the device's output `y` is from the reference `r`. A metric is null where NaN or infinities leave "
     "no number.": "设备输出 `y` 与参考 `r` 之间的误差。因 NaN 或无穷大而无法得出的指标为 null。",
-    "on the CPU": "在 CPU 上计算",
     "of the output": "该输出的",
     "`[1, D]` or `[1, T, C]`": "`[1, D]` 或 `[1, T, C]`",
     "`mean |y - r| / mean |r|`, a fraction": "`mean |y - r| / mean |r|`，为比值",
@@ -162,6 +165,25 @@ CHINESE = {
     "`max r - r[argmax y]`, as a fraction of the range of `r`": "`max r - r[argmax y]` 与 `r` 值域之比",
     "dB: `-10 log10 nmse`; null without any error": "单位 dB：`-10 log10 nmse`；毫无误差时为 null",
     "fraction of the five largest elements that are the same": "最大的五个元素中相同者所占的比例",
+    "What `sample` is of one image, in lists that have a place for each. The other metrics follow from these.": (
+        "与单张图片的 `sample` 相同，以列表形式给出，每张图片占一个位置。其余指标由这些推出。"
+    ),
+    "the place of its first image among all that are compared, from 0": (
+        "其第一张图片在全部被比较图片中的位置，从 0 开始"
+    ),
+    "of each image the first 16 digits of its `image_sha256`, without a gap": (
+        "每张图片 `image_sha256` 的前 16 位，依次相连"
+    ),
+    "the first two on the CPU, the last in a file of `inference.py`": (
+        "前两者在 CPU 上计算，最后一个来自 `inference.py` 的文件"
+    ),
+    "as in `sample`, of each image": "每张图片的值，含义同 `sample`",
+    "`nonfinite` of each image, where one is not 0": "每张图片的 `nonfinite`，有不为 0 的才写入",
+    "with the largest error, of each image": "每张图片中误差最大的 token",
+    "of each image": "每张图片的",
+    "Its `env`, `model` and `numerics` are those of the run that made the file.": (
+        "其 `env`、`model`、`numerics` 即生成该文件的那次运行的记录。"
+    ),
     "NaN and infinite elements of both": "两者中 NaN 与无穷大元素的总数",
     "of an embedding: what a perf run's is recognised by": "embedding 的指纹：据此与性能运行的 embedding 比对",
     "with the largest error": "误差最大的 token",
@@ -177,12 +199,14 @@ CHINESE = {
     "by itself, or in another place of another batch": "单独一张，或位于另一个 batch 的另一位置",
     "of that call": "该次调用的",
     "in the batch, from 0": "在 batch 中的位置，从 0 开始",
+    "of the call that gave `y`": "得到 `y` 的那次调用的 batch size",
     "`||y' - y|| / ||y||`, a fraction": "`||y' - y|| / ||y||`，为比值",
     "to the last bit": "是否逐位相同",
     "of the CPU's float32 against its float64": "CPU 上 float32 相对于 float64 的误差",
     "by its name": "文件名",
+    "of a file of `inference.py`": "参考为 `inference.py` 的文件时",
     "that computed it": "计算该参考的模型",
-    "`float32`, `float64`": "`float32`、`float64`",
+    "`float32`, `float64`, or `features` alone": "`float32`、`float64`，或单独的 `features`",
     "how images became pixel values": "当时图片如何变为像素值",
     "of Python, the platform and the packages": "当时的 Python、平台与各软件包",
     "How well a cause explains the device's error `y - r`, when its emulation gives `y_k`. A figure is null where NaN "
