@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from common.log.events import MEASURED, MetricColumns, Sample, Samples, WorstToken, WorstTokens
@@ -19,13 +20,19 @@ def each_sample(run: Run, output: str | None = None, reference: str | None = Non
     """The samples of a run, one after another, all or those of an output and against a reference.
 
     Of those that share a record the image is known by its place alone. Raises UnjudgeableError for lists of different
-    lengths.
+    lengths, and for a place that is not behind the images before.
     """
+    before: Counter[tuple[str, str]] = Counter()
     for event in run.events:
         if not isinstance(event, (Sample, Samples)):
             continue
         if output in (None, event.output) and reference in (None, event.reference):
-            yield from [event] if isinstance(event, Sample) else apart(event)
+            found = [event] if isinstance(event, Sample) else apart(event)
+            if isinstance(event, Samples) and event.first != before[event.output, event.reference]:
+                raise UnjudgeableError("samples record: its first image is not behind those before")
+            for sample in found:
+                before[event.output, event.reference] += 1
+                yield sample
 
 
 def images_of(run: Run) -> set[str]:

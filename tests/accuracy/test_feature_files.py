@@ -419,6 +419,7 @@ EDITS: dict[str, tuple[Edit, int, str]] = {
     "counts that are shorter": (change("samples", "nonfinites", [0]), 2, "lists are of different lengths"),
     "a text in a list": (as_sample("relative_l2", "0"), 2, "relative_l2 is '0', not a number"),
     "a record left out": (drop("samples", first=5), 1, "5, 5 different images, and the summary is of 6"),
+    "another place": (change("samples", "first", 3), 2, "its first image is not behind those before"),
     "another device": (change("samples", "device", "npu:0"), 1, "was computed on cpu float16, npu:0 float16, not on"),
     "another shape": (change("samples", "shape", [1, 9]), 1, "has the shape 1 10, not"),
     "another reference": (change("samples", "reference", "float32"), 2, "the run set out for"),

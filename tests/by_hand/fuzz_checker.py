@@ -40,8 +40,9 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).parents[1:3]]
 from helpers.logs import MARKER, Records, find, ranks_record, read_records, sign, text_of, windows
 
 import check_accuracy_run_perf as checker
-from common.log import formulas, schema
-from common.log.events import Kind, Limit, Machine, Product, Windows
+from common.log import formulas, samples, schema
+from common.log.events import Kind, Limit, Machine, Product, Sample, Samples, Windows
+from common.log.reader import UnjudgeableError
 
 Random = random.Random
 Record = dict[str, Any]
@@ -67,6 +68,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "env": (),
     "model": (),
     "sample": ("output", "reference", "image_sha256"),
+    "samples": ("output", "reference"),
     "accuracy": ("output", "reference"),
     "repeat": ("output", "way"),
     "limit": ("phase",),
@@ -108,8 +110,26 @@ def _renamed(pair: Pair, digit: str) -> tuple[Records, Records]:
     return accuracy, perf
 
 
+def share_a_record(run: Records) -> None:
+    """All images but the first share a record for each output, as those behind the first thousand do."""
+    own = [record for record in run if record["event"] == Sample.event]
+    first = {record["output"]: record["image_sha256"] for record in reversed(own)}
+    moved = [record for record in own if record["image_sha256"] != first[record["output"]]]
+    at = run.index(moved[0])
+    run[:] = [record for record in run if record not in moved]
+    for output in first:
+        of_output = [
+            schema.decode(Sample, {key: record[key] for key in schema.keys(Sample) & record.keys()})
+            for record in moved
+            if record["output"] == output
+        ]
+        shared = schema.encode(samples.together(of_output, first=1))
+        run.insert(at, {"run": run[0]["run"], "seq": 0, "event": Samples.event, **shared})
+
+
 def _of_another_model(pair: Pair) -> Pair:
     runs = _renamed(pair, "x")
+    share_a_record(runs[0])
     for run in runs:
         find(run, "model").update(weights_sha256="1" * 64, model="another", architecture="another_vit")
         find(run, "env").update(device_name="another CPU", cpu_model="another CPU", platform="another")
@@ -223,6 +243,8 @@ def _says_the_same(record: Record, good: Record, run: Records) -> bool:
         return False
     if event == "sample" and not _samples_agree(record, good):
         return False
+    if event == "samples":
+        return _same_samples(record, good, run)
     keys = set(good) - free - RAW.get(event, set())
     return all(key in record and _is_allowed(event, key, record, good, run) for key in keys)
 
@@ -292,6 +314,19 @@ def _samples_agree(record: Record, good: Record) -> bool:
     bounded = all(0 <= at[metric] <= 0.01 for metric in (*formulas.GATED_METRICS, "nmse", "one_minus_cosine"))
     squared = math.isclose(at["nmse"], at["relative_l2"] ** 2, rel_tol=CLOSE)
     return bounded and squared and -1 <= at["cosine_similarity"] <= 1 and 0 <= at["top5_match"] <= 1
+
+
+def _same_samples(record: Record, good: Record, run: Records) -> bool:
+    """The same images, of each of which the same is said."""
+    apart = []
+    for each in (record, good):
+        try:
+            event = schema.decode(Samples, {key: each[key] for key in schema.keys(Samples) & each.keys()})
+            apart.append([{"event": "sample", **schema.encode(sample)} for sample in samples.apart(event)])
+        except (schema.MisfitError, UnjudgeableError):
+            return False
+    same = len(apart[0]) == len(apart[1]) and record["first"] == good["first"]
+    return same and all(_says_the_same(one, other, run) for one, other in zip(*apart, strict=True))
 
 
 def _same_times(record: Record, good: Record) -> bool:

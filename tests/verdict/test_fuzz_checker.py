@@ -60,7 +60,7 @@ def test_no_mutant_passes_unless_its_meaning_is_unchanged(seed: int, pairs: list
 
 def test_the_fuzzer_notices_a_gate_that_is_gone(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "check_common_facts", lambda runs: judging.check_integrity(runs[0]))
-    assert fuzz_checker.fuzz(pairs, MUTANTS, 0).faults["false PASS"]
+    assert any(fuzz_checker.fuzz(pairs, MUTANTS, seed).faults["false PASS"] for seed in range(SEEDS))
 
 
 # ------------------------------------------------------------------------------------------------- logs of any size
