@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,27 +131,6 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     elsewhere = {str(tensor.device) for tensor in module.state_dict().values() if tensor.device != device}
     if elsewhere:
         raise UserError(f"asked for {device}, but weights are on {', '.join(sorted(elsewhere))}")
-
-
-def compiled(module: nn.Module, device: torch.device, shapes: int) -> nn.Module:
-    """The encoder as torch.compile makes it, for `shapes` different batch sizes: each is compiled when it comes.
-
-    On an NPU that takes TorchAir's backend. Raises UserError where it is not installed.
-    """
-    import torch._dynamo
-
-    backend: Any = "inductor"
-    if device.type == "npu":
-        try:
-            backend = importlib.import_module("torchair").get_npu_backend()
-        except Exception as error:  # torch_npu puts a stand-in in its place, which raises errors of its own
-            raise UserError(f"--compile on an NPU needs TorchAir: {first_line(error)}") from error
-    config: Any = torch._dynamo.config
-    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name in torch 2.6
-    setattr(config, limit, max(getattr(config, limit), 2 * shapes))
-    setattr(config, f"fail_on_{limit.replace('size_', '')}_hit", True)  # else torch.compile runs eagerly, unsaid
-    made: Any = torch.compile(module, backend=backend, dynamic=False)
-    return cast(nn.Module, made)
 
 
 def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:

@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
 from common.log import schema
 from common.log.conclusions import Words
-from common.log.events import ACCURACY, PERF, Env, Model
+from common.log.events import ACCURACY, PERF, Case, Env, Model
 from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
@@ -75,9 +75,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pace:
-    """A batch size in two runs, ours first: the average latency in ms, the throughput in images a second."""
+    """A batch size and mode in two runs, ours first: the average latency in ms, the throughput in images a second."""
 
-    batch_size: int
+    case: Case
     latency_ms: tuple[float, float]
     throughput_ips: tuple[float, float]
 

@@ -85,7 +85,8 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "differences": {each.key: [each.ours, each.theirs] for each in found.differences},
         "batches": [
             {
-                "batch_size": pace.batch_size,
+                "batch_size": pace.case.batch_size,
+                "mode": pace.case.mode,
                 "avg_latency_ms": list(pace.latency_ms),
                 "latency_ratio": pace.latency_ratio,
                 "throughput_ips": list(pace.throughput_ips),

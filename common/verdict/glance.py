@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from common.log.events import Accuracy, Env, Model, Perf, Sample
+from common.log.events import EAGER, Accuracy, Env, Model, Perf, Sample
 from common.log.figures import format_figure, percent
 from common.log.framing import printable
 from common.log.reader import Run
@@ -47,15 +47,15 @@ SENTENCES = {
     "(?P<of>.*) worst token": "{of}: the worst token contradicts the other figures",
     "(?P<of>.*) result in the log": "{of}: the log says {value}, and its own figures say {bound}",
     "batch sizes": "batch sizes {value} were measured, not {bound}",
-    r"batch (?P<of>\d+) status": "batch {of} was not measured: {value}",
-    r"batch (?P<of>\d+) summary": "batch {of}: {value}",
-    r"batch (?P<of>\d+) same embedding": "batch {of}: the timed embedding and the compared one: "
+    r"batch (?P<of>\d+( compile:\S+)?) status": "batch {of} was not measured: {value}",
+    r"batch (?P<of>\d+( compile:\S+)?) summary": "batch {of}: {value}",
+    r"batch (?P<of>\d+( compile:\S+)?) same embedding": "batch {of}: the timed embedding and the compared one: "
     "{value}, wanted: {bound}",
-    r"batch (?P<of>\d+) kinds": "batch {of}: {value}",
+    r"batch (?P<of>\d+( compile:\S+)?) kinds": "batch {of}: {value}",
     "kinds": "the kinds of modules are not the same at all batch sizes",
     "limit": "the device's limit: {value}",
-    r"batch (?P<of>\d+) throughput beside (?P<which>.*)": "batch {of}: throughput beside {which} is {value}; wanted: "
-    "{bound}",
+    r"batch (?P<of>\d+( compile:\S+)?) throughput beside (?P<which>.*)": "batch {of}: throughput beside "
+    "{which} is {value}; wanted: {bound}",
     "(?P<which>.*) itself": "the compared log is no measure: its own verdict is {value}",
     "compare": "nothing to compare with: {value}; wanted: {bound}",
     "machine": "the machine's state is recorded as no run does: {value}",
@@ -140,15 +140,15 @@ def _performance(group: Group) -> str:
     found = []
     for run in group.of("perf"):
         rows = [row for row in run.all(Perf) if row.status == "ok" and row.timed is not None]
-        figures = {row.batch_size: row.timed.figures for row in rows if row.timed is not None}
+        figures = {row.case: row.timed.figures for row in rows if row.timed is not None}
         if not figures:
             found.append("nothing was timed")
             continue
-        first = min(figures)
+        first = min(figures, key=lambda case: (case.mode != EAGER, case.batch_size))
         latency = format_figure("avg_latency_ms", figures[first].latency.avg_latency_ms)
-        best = max(figures, key=lambda size: figures[size].throughput_ips)
+        best = max(figures, key=lambda case: figures[case].throughput_ips)
         ips = format_figure("throughput_ips", figures[best].throughput_ips)
-        words = f"avg {latency} ms at batch {first}, best {ips} images/s at batch {best}"
+        words = f"avg {latency} ms at {first}, best {ips} images/s at {best}"
         share = figures[best].limit.percent_of_limit
         found.append(words if share is None else f"{words}, {format_figure('percent_of_limit', share)} of the limit")
     return "; ".join(found)
@@ -159,7 +159,8 @@ def _comparison(found: Comparison) -> Iterator[str]:
     verdict = "" if found.verdict is Verdict.PASS else f", whose own verdict is {found.verdict}"
     yield f"with {found.title} ({', '.join(found.logs)}){verdict}"
     if found.paces:
-        sizes = " ".join(str(pace.batch_size) for pace in found.paces)
+        labels = [pace.case.label for pace in found.paces]
+        sizes = (" " if all(map(str.isdigit, labels)) else ", ").join(labels)
         throughput, latency = (
             " ".join(f"{getattr(pace, key):.2f}x" for pace in found.paces)
             for key in ("throughput_ratio", "latency_ratio")

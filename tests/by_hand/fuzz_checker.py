@@ -68,14 +68,16 @@ KEYS: dict[str, tuple[str, ...]] = {
     "sample": ("output", "reference", "image_sha256"),
     "accuracy": ("output", "reference"),
     "limit": ("phase",),
-    "latencies": ("batch_size", "pass"),
-    "perf": ("batch_size",),
+    "latencies": ("batch_size", "mode", "pass"),
+    "search": (),
+    "perf": ("batch_size", "mode"),
     "kind": ("batch_size", "name"),
-    "ranks": ("batch_size",),
+    "ranks": ("batch_size", "mode"),
     "speedup": (),
     "machine": ("phase",),
     "run_end": (),
 }
+MISSING = {"mode": "eager"}  # what a key says that is not there
 RAW = {"limit": {"shapes"}, "kind": {"parts"}}  # from which the same figures must follow
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
 LONGEST = 2000  # characters of a line in the checker's answer
@@ -181,7 +183,7 @@ def _kinds_are_whole(wanted: dict[str, Record], seen: Counter[str]) -> bool:
 
 def _key(record: Record) -> str:
     event = record["event"]
-    return repr((event, *(_number(record.get(key)) for key in KEYS[event])))
+    return repr((event, *(_number(record.get(key, MISSING.get(key))) for key in KEYS[event])))
 
 
 def _number(value: Any) -> Any:
@@ -219,7 +221,7 @@ def _says_the_same(record: Record, good: Record, run: Records) -> bool:
         return False
     if event == "sample" and not _samples_agree(record, good):
         return False
-    keys = set(good) - free - RAW.get(event, set())
+    keys = set(good) - free - RAW.get(event, set()) - MISSING.keys()
     return all(key in record and _is_allowed(event, key, record, good, run) for key in keys)
 
 

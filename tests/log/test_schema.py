@@ -287,7 +287,7 @@ def test_the_names_of_the_events() -> None:
     assert sorted(DECLARED) == [
         "accuracy", "animation", "cause", "env", "fallback", "inference", "kind", "latencies", "layer", "limit",
         "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source",
-        "run_end", "run_start", "sample", "scaled", "skipped", "speedup", "startup", "transparency", "unread",
+        "run_end", "run_start", "sample", "scaled", "search", "skipped", "speedup", "startup", "transparency", "unread",
     ]  # fmt: skip
 
 
@@ -425,7 +425,9 @@ def test_which_scripts_write_what() -> None:
     all_three = of[INFERENCE] & of[ACCURACY] & of[PERF]
     assert of[INFERENCE] - all_three == {"inference"}
     assert of[ACCURACY] - all_three == {"sample", "accuracy", "noise_floor", "reference_source", "cause", "layer"}
-    assert of[PERF] - all_three == {"startup", "limit", "latencies", "perf", "kind", "ranks", "speedup", "machine"}
+    assert of[PERF] - all_three == {
+        *("startup", "limit", "search", "latencies", "perf", "kind", "ranks", "speedup", "machine")
+    }
     assert {"run_start", "numerics", "env", "model", "run_end"} <= all_three
 
 
@@ -490,6 +492,7 @@ def test_the_earlier_logs_have_most_of_the_events() -> None:
         "nonfinite_weights",
         "reference_source",
         "scaled",
+        "search",
         "skipped",
         "transparency",
         "unread",
