@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   python accuracy_run_perf.py --device npu               # the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
   python accuracy_run_perf.py --device npu --explain     # and where the time goes
+  python accuracy_run_perf.py --device npu --compile --batch-sizes auto    # TorchAir beside eager
   torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        # eight devices at once
 """
 

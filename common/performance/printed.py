@@ -25,7 +25,7 @@ from common.log.events import (
     Startup,
     Windows,
 )
-from common.log.figures import format_figure, percent
+from common.log.figures import format_figure, percent, rate
 from common.log.writer import RunLog
 from common.performance import limit
 from common.performance.limit import Meter, Work
@@ -53,9 +53,8 @@ def meter_of(running: Session, work: Work | None, batch_size: int) -> Meter | No
 
 
 def report_limit(log: RunLog, found: Limit) -> None:
-    tflops = format_figure("gemm_tflops", found.gemm_tflops)
     log.line(
-        f"limit {found.phase} the sweep: {tflops} TFLOP/s in matrix products of the encoder's shapes "
+        f"limit {found.phase} the sweep: {rate(found.gemm_tflops)} in matrix products of the encoder's shapes "
         f"({found.dtype}), spread {found.spread:.1%} over the rounds"
     )
     if not is_steady(found):

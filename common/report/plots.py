@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 
 from common.log.conclusions import CAUSES
 from common.log.events import EAGER, Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Sample
-from common.log.figures import format_figure, share
+from common.log.figures import format_figure, rate, share
 from common.log.formulas import FEWEST_SAMPLES, percentile
 from common.log.framing import printable
 from common.log.reader import Run, UnjudgeableError
@@ -169,7 +169,7 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
             shown += ips.values()
     if limits and cost and cost.gflop_per_image:
         limit = max(limits) * 1000 / cost.gflop_per_image
-        name = f"limit: matrix products, {format_figure('limit_tflops', max(limits))} TFLOP/s"
+        name = f"limit: matrix products, {rate(max(limits))}"
         axes.axhline(limit, color=RED, linestyle="--", label=name)
         shown.append(limit)
     notes = [""] * len(rows)

@@ -15,7 +15,7 @@ from jinja2.runtime import Context, Macro
 
 from common.log import bottlenecks, conclusions, formulas, schema
 from common.log.events import DECLARED, EAGER, PACKAGES, Accuracy, Perf
-from common.log.figures import format_figure, format_metric, format_pair, percent
+from common.log.figures import format_figure, format_metric, format_pair, percent, rate
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
 from common.report.facts import Page, causes_of, explained_samples, kinds_of
@@ -59,7 +59,7 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"gain_of": formulas.gain_of, "best_sizes": best_sizes}
     made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
-    made.filters |= {"times": times}
+    made.filters |= {"times": times, "rate": rate}
     return made
 
 

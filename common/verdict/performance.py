@@ -33,7 +33,7 @@ from common.log.events import (
     Timed,
     Windows,
 )
-from common.log.figures import format_figure, percent
+from common.log.figures import percent, rate
 from common.log.reader import Run, UnjudgeableError
 from common.verdict.evidence import (
     RELATIVE_TOLERANCE,
@@ -284,7 +284,7 @@ def check_limits(run: Run, limits: Limits) -> Check:
             faults.append("spread contradicts its samples")
         if limit.dtype != run.one(Model).dtype:
             faults.append(f"the limit is of {limit.dtype}")
-    value = faults[0] if faults else f"{format_figure('gemm_tflops', max(limits.tflops))} TFLOP/s, recomputed"
+    value = faults[0] if faults else f"{rate(max(limits.tflops))}, recomputed"
     return Check("limit", value, "equal", passed(not faults))
 
 
