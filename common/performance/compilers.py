@@ -29,8 +29,9 @@ def choose(wanted: Sequence[str], device: torch.device) -> list[str]:
         if name == TORCHAIR:
             _torchair()
         elif name not in listed:
-            known = sorted(each for each in listed if not any(word in each for word in FOR_TESTS))
-            raise UserError(f"torch.compile has no backend {name}, but {', '.join(known)}")
+            known = [each for each in listed if not any(word in each for word in FOR_TESTS)]
+            known += [TORCHAIR] if device.type == "npu" else []
+            raise UserError(f"--compile {name}: torch.compile has no such backend; there are {', '.join(known)}")
     return names
 
 
