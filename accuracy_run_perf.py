@@ -78,6 +78,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if launch.is_done(args, SCRIPT, "benchmark.log"):
+        return EXIT_OK
     auto = [] in args.batch_sizes
     batch_sizes = sorted({size for sizes in args.batch_sizes for size in sizes} | ({1} if auto else set()))
     rank = Rank.of_this_process()

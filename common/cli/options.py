@@ -163,6 +163,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--log-dir", type=Path, default=Path("logs"), metavar="DIR", help="where the logs go (default: %(default)s)"
     )
+    run.add_argument(
+        "--skip-complete",
+        action="store_true",
+        help="do nothing where the log folder has a complete log of this command and code: for loops over models",
+    )
     run.add_argument("--debug", action="store_true", help="show the traceback of a reported error")
 
 

@@ -142,8 +142,8 @@ class Group:
 @dataclass(frozen=True)
 class Judgement:
     """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
-    `error` says why a log could not be read at all; `only` which kind of evidence was judged, where one alone was;
-    `argv` is the checker's command line.
+    `error` says why a log could not be read at all; `faulty_logs` are those that were not, or hold a run that is not
+    whole; `only` says which kind of evidence was judged, where one alone was; `argv` is the checker's command line.
     """
 
     checks: Sequence[Check]
@@ -152,6 +152,7 @@ class Judgement:
     error: str | None = None
     argv: Sequence[str] = ()
     only: str | None = None
+    faulty_logs: Sequence[str] = ()
 
     @property
     def verdict(self) -> Verdict:

@@ -17,6 +17,7 @@ WIDTH = 100  # columns
 LONGEST_TEXT = 400  # characters; a hostile log can hold texts of any length
 NAME_COLUMNS = 13
 WARNING = "warning: "
+MOST_GROUPS = 3  # that are told one by one; of more the table says enough
 AT_MOST = "<= "
 
 # How a check that did not pass reads, by the pattern that its name fits, which may name parts of it; the first that
@@ -24,6 +25,7 @@ AT_MOST = "<= "
 SENTENCES = {
     r"(?P<of>\S+\.py) (?P<run>\w+)": "run {run} of {of} is not whole: {value}",
     "logs": "a log can't be read; the error says why",
+    "log (?P<of>.*)": "{of} can't be read; the error says why",
     "evidence": "the logs hold {value}",
     "records": "the records do not suffice: {value}",
     "same setting": "the runs are of different things: {value}",
@@ -64,13 +66,13 @@ SENTENCES = {
 
 def lines_of(judgement: Judgement) -> Iterator[str]:
     """All that stands before the verdict, in at most 100 columns unless a name is unusually long."""
-    for group in judgement.groups:
-        if group.checks:
-            yield from _group_lines(group, judgement.only)
+    judged = [group for group in judgement.groups if group.checks]
+    for group in judged if len(judged) <= MOST_GROUPS else ():
+        yield from _group_lines(group, judgement.only)
     for check in judgement.checks:
         if check.verdict:
             yield from _wrapped(f"{check.verdict}: ", sentence(check))
-    for remark in judgement.remarks:
+    for remark in judgement.remarks if len(judged) <= MOST_GROUPS else ():
         if remark.en.startswith(WARNING):
             yield from _wrapped(WARNING, remark.en.removeprefix(WARNING))
     for remark in judgement.limits:
