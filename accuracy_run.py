@@ -99,6 +99,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if launch.is_done(args, SCRIPT, "accuracy.log"):
+        return EXIT_OK
     rank = Rank.of_this_process()
     with launch.open_log(args, SCRIPT, "accuracy.log", rank.index) as log:
         if rank.count > 1:

@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   python accuracy_run_perf.py --device npu               # the ViT-giant CLIP, 1, 4, 8 and 16 images
   python accuracy_run_perf.py --device npu --dtype float16 --batch-sizes 1 32 64 --iterations 300
   python accuracy_run_perf.py --device npu --explain     # and where the time goes
+  python accuracy_run_perf.py --device npu --compile --batch-sizes auto    # TorchAir beside eager
   torchrun --nproc-per-node 8 accuracy_run_perf.py --device npu        # eight devices at once
 """
 
@@ -26,11 +27,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_run_options(parser)
     parser.add_argument(
         "--batch-sizes",
-        type=options.positive_ints,
+        type=options.batch_sizes,
         nargs="+",
         default=[[1, 4, 8, 16]],
-        metavar="N",
-        help="images a call, each size timed, such as 1 4 or 1,4; a verdict needs 1 among them (default: 1 4 8 16)",
+        metavar="N|auto",
+        help="images a call, each size timed, such as 1 4 or 1,4; a verdict needs 1 among them; auto: from 1, doubled "
+        "until throughput gains less than 5%% or the memory is out (default: 1 4 8 16)",
     )
     parser.add_argument(
         "--warmup",
@@ -55,8 +57,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--compile",
-        action="store_true",
-        help="time the encoder as torch.compile makes it (an NPU needs TorchAir); its outputs are checked",
+        nargs="*",
+        metavar="BACKEND",
+        help="time the encoder as torch.compile makes it too, beside eager, and check its outputs (default backend: "
+        "inductor, on an NPU torchair)",
     )
     parser.add_argument(
         "--cpu-baseline",
@@ -74,9 +78,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    batch_sizes = sorted({size for sizes in args.batch_sizes for size in sizes})
+    if launch.is_done(args, SCRIPT, "benchmark.log"):
+        return EXIT_OK
+    auto = [] in args.batch_sizes
+    batch_sizes = sorted({size for sizes in args.batch_sizes for size in sizes} | ({1} if auto else set()))
     rank = Rank.of_this_process()
-    plan = Plan(batch_sizes=batch_sizes, ranks=rank.count)
+    plan = Plan(batch_sizes=batch_sizes, ranks=rank.count, backends=args.compile, auto=auto or None)
     with launch.open_log(args, SCRIPT, "benchmark.log", rank.index, plan) as log:
         launch.set_environment(args.device)
         with launch.import_errors():
@@ -85,14 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             from common import session
             from common.encoder import loading
             from common.images import decoding
-            from common.performance import breakdown, printed, sweep, timing
+            from common.performance import breakdown, compilers, printed, search, sweep, timing
 
         device = rank.device(args.device)
         with session.start(log, device, args.dtype, args.numerics) as running, rank.connected(running.device.type):
             running.record_machine("start")
             budget = timing.Budget(args.warmup, args.iterations, args.max_seconds)
-            count = max(batch_sizes) + timing.ROTATION - 1
-            decoded = decoding.take(log, ImageChoice.of(args), count)
+            backends = [] if args.compile is None else compilers.choose(args.compile, running.device)
+            images = decoding.Images.find(log, ImageChoice.of(args))
+            decoded = images.decode(max(batch_sizes) + timing.ROTATION - 1)
+            if not auto:
+                decoded.report(log)
             stopwatch = timing.Stopwatch()
             with stopwatch.measure("load_ms"):
                 encoder = loading.load_encoder(ModelChoice.of(args))
@@ -106,16 +116,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             pixel_values, embedding = sweep.start_on_device(running, encoder, pixel_values, stopwatch)
             printed.report_startup(log, stopwatch.startup())
-            shapes = len(batch_sizes) if args.compile else None
-            subject = sweep.prepare(running, encoder, decoded.samples, pixel_values, shapes)
-            running.record(encoder, embedding, compiled=args.compile, cost=work.cost if work else None)
+            if auto:
+                batch_sizes = sorted({*batch_sizes, *search.search(log, rank, encoder.module, pixel_values, budget)})
+                decoded = images.decode(max(batch_sizes) + timing.ROTATION - 1)
+                decoded.report(log)
+                pixel_values = torch.stack([encoder.preprocess(image) for image in decoded.images]).to(pixel_values)
+            subject = sweep.prepare(running, encoder, decoded.samples, pixel_values)
+            running.record(encoder, embedding, cost=work.cost if work else None)
 
             meter = printed.meter_of(running, work, max(batch_sizes))
-            measurements = sweep.measure(subject, batch_sizes, budget, rank, meter)
+            measurements = sweep.measure(subject.in_modes(backends, len(batch_sizes)), batch_sizes, budget, rank, meter)
             limit = meter.limit if meter else None
             if limit:
                 printed.report_limit(log, limit)
-            rows = printed.report_rows(log, measurements, work, limit, args.compile)
+            rows = printed.report_rows(log, measurements, work, limit)
+            if auto:
+                printed.report_best_sizes(log, rows)
             printed.report_ranks(log, rank, measurements)
             printed.report_speedup(log, rows, baseline_ms, str(running.device))
             if args.explain:

@@ -19,9 +19,9 @@ from common.errors import UserError
 from common.log.events import INFERENCE
 from common.log.framing import printable
 from common.log.reader import Run
-from common.verdict import files, glance
+from common.verdict import files, glance, summary
 from common.verdict.evidence import Bounds, Check, Judgement
-from common.verdict.judging import LOGS, UnreadableLogError, judge, logs_of, read_logs, unreadable
+from common.verdict.judging import LOGS, UnreadableLogError, judge, logs_of, read_each, read_logs, unreadable
 
 SCRIPT = "check_accuracy_run_perf.py"
 EXAMPLES = """examples:
@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   cat accuracy_log.txt perf_log.txt | python check_accuracy_run_perf.py -
   python check_accuracy_run_perf.py --baseline logs/benchmark.prev.log --max-regression 5%
   python check_accuracy_run_perf.py runs/npu --compare runs/a100 --min-ratio 0.5
+  python check_accuracy_run_perf.py runs/*/ --sort error --csv summary.csv   # many encoders
   python check_accuracy_run_perf.py --require-device npu --report report --json verdict.json
 
 exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
@@ -110,6 +111,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-random-weights", action="store_true", help="judge evidence that was made with --weights random"
     )
+    parser.add_argument(
+        "--sort",
+        choices=tuple(summary.ORDERS),
+        default="name",
+        help="the order of the table that several encoders give (default: %(default)s)",
+    )
     files = parser.add_argument_group("files")
     files.add_argument(
         "--report",
@@ -119,6 +126,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "inference.log beside a LOG adds its result",
     )
     files.add_argument("--json", metavar="FILE", type=Path, help="write the verdict, its checks and figures as JSON")
+    files.add_argument("--csv", metavar="FILE", type=Path, help="write the table of all encoders, a row each, as CSV")
     files.add_argument("--junit", metavar="FILE", type=Path, help="write one test case a check, as JUnit XML")
     args = parser.parse_args(argv)
     if args.min_ratio is not None and not args.compare:
@@ -139,15 +147,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     bounds = Bounds(**{field.name: getattr(args, field.name) for field in fields(Bounds)})
-    logs: list[str] = []
+    read = read_each(args.logs, args.only)
+    for each in read.errors:
+        print(f"error: {shortened(str(each))}", file=sys.stderr)
     try:
-        logs += logs_of(args.logs, args.only)
         earlier = read_logs(logs_of([args.baseline], "perf")) if args.baseline else []
         others = read_logs(logs_of(args.compare, args.only))
-        judgement = judge(read_logs(logs), earlier, bounds, args.only, others)
+        judgement = judge(read.runs, earlier, bounds, args.only, others, read.errors)
     except UnreadableLogError as error:
         print(f"error: {shortened(str(error))}", file=sys.stderr)
         judgement = unreadable(error, args.only)
+    rows = sorted(summary.rows_of(judgement), key=summary.ORDERS[args.sort])
+    if len(rows) > 1:
+        for line in summary.lines_of(rows):
+            print(line)
     if args.verbose:
         print_table(judgement.checks)
         for remark in judgement.remarks:
@@ -157,9 +170,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(line)
     if args.report:
         typed = sys.argv[1:] if argv is None else list(argv)
-        write_report(args.report, replace(judgement, argv=typed), logs)
+        write_report(args.report, replace(judgement, argv=typed), read.logs)
+    if args.csv:
+        files.write_csv(args.csv, rows)
     if args.json:
-        files.write_json(args.json, judgement)
+        files.write_json(args.json, judgement, rows)
     if args.junit:
         files.write_junit(args.junit, judgement)
     print(f"OVERALL: {judgement.verdict}")

@@ -79,6 +79,8 @@ def feature_file(text: str) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if launch.is_done(args, SCRIPT, "inference.log"):
+        return EXIT_OK
     rank = Rank.of_this_process()
     with launch.open_log(args, SCRIPT, "inference.log", rank.index) as log:
         if rank.index == 0:

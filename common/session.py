@@ -49,7 +49,6 @@ class Session:
         *,
         hashed: bool = True,
         references: Iterable[str] | None = None,
-        compiled: bool | None = None,
         cost: Cost | None = None,
     ) -> tuple[Env, Model]:
         """Write the `env` and `model` events, and return them, once the encoder has given an output."""
@@ -74,7 +73,6 @@ class Session:
                 embedding_is=encoder.embedding_is,
                 weights_changes=encoder.keys.changes or None,
                 references=None if references is None else sorted(references),
-                compiled=compiled,
                 cost=cost,
             ),
         )

@@ -139,3 +139,30 @@ def coffee() -> Path:
     import skimage
 
     return Path(skimage.__file__).parent / "data" / "coffee.png"
+
+
+@pytest.fixture(scope="session")
+def evidence(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> Path:
+    """A folder with the logs of a good accuracy and a good perf run of one tiny model on the CPU."""
+    import accuracy_run
+    import accuracy_run_perf
+
+    folder = tmp_path_factory.mktemp("evidence")
+    common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
+    assert accuracy_run.main([*common, "--samples", "2"]) == 0
+    assert accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"]) == 0
+    return folder
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run the checker in this process: its exit code and what it printed, every row."""
+
+    import check_accuracy_run_perf
+
+    def run(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = check_accuracy_run_perf.main([*(str(argument) for argument in arguments), "--verbose"])
+        return code, capsys.readouterr().out
+
+    return run

@@ -21,7 +21,9 @@ from typing import NoReturn
 from common.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNFORESEEN, DeviceError, UserError, first_line
 from common.log.events import Plan
 from common.log.framing import printable
-from common.log.writer import NoLog, RunLog
+from common.log.lines import UnreadableRecordError
+from common.log.reader import read_runs
+from common.log.writer import NoLog, RunLog, is_of
 
 # What a disk or a folder refuses with: the user's to mend.
 STORAGE = (
@@ -41,6 +43,22 @@ def open_log(args: argparse.Namespace, script: str, log_name: str, rank: int = 0
         return log
     except OSError as error:
         raise UserError(f"the log {path} can't be written: {error.strerror}; --log-dir names another folder") from error
+
+
+def is_done(args: argparse.Namespace, script: str, log_name: str) -> bool:
+    """With --skip-complete: whether the log of this very command is there, whole and complete; that is printed."""
+    path = args.log_dir / log_name
+    if not args.skip_complete or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            runs = list(read_runs(file))
+    except (OSError, UnreadableRecordError):
+        return False
+    done = len(runs) == 1 and not runs[0].problems and is_of(runs[0].start, script, args.argv)
+    if done:
+        print(f"{path} is complete, of this command and code: skipped")
+    return done
 
 
 def closing_line(args: argparse.Namespace, log_name: str, found: str, next_script: str | None) -> str:

@@ -20,15 +20,18 @@ from common.log.framing import printable
 
 
 class DeviceKind(NamedTuple):
-    """What torch.distributed joins several devices of a kind with, and the variable that restricts those in sight."""
+    """What torch.distributed joins several devices of a kind with, the variable that restricts those in sight, and the
+    backend of torch.compile that is the kind's own.
+    """
 
     backend: str
     visible_devices: str | None = None
+    compiler: str = "inductor"
 
 
 # In the order in which `auto` takes them.
 DEVICE_KINDS = {
-    "npu": DeviceKind("hccl", "ASCEND_RT_VISIBLE_DEVICES"),
+    "npu": DeviceKind("hccl", "ASCEND_RT_VISIBLE_DEVICES", "torchair"),
     "cuda": DeviceKind("nccl", "CUDA_VISIBLE_DEVICES"),
     "cpu": DeviceKind("gloo"),
 }
@@ -160,6 +163,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--log-dir", type=Path, default=Path("logs"), metavar="DIR", help="where the logs go (default: %(default)s)"
     )
+    run.add_argument(
+        "--skip-complete",
+        action="store_true",
+        help="do nothing where the log folder has a complete log of this command and code: for loops over models",
+    )
     run.add_argument("--debug", action="store_true", help="show the traceback of a reported error")
 
 
@@ -224,6 +232,11 @@ def positive_ints(text: str) -> list[int]:
         return [positive_int(number) for number in text.removesuffix(",").split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} is not a list of numbers such as 1,4,8") from error
+
+
+def batch_sizes(text: str) -> list[int]:
+    """As `positive_ints`; none for `auto`."""
+    return [] if text == "auto" else positive_ints(text)
 
 
 def nonnegative_int(text: str) -> int:

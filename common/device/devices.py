@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,27 +143,6 @@ def copied(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     made = copy.deepcopy(module, shared)
     place(made, device, dtype)
     return made
-
-
-def compiled(module: nn.Module, device: torch.device, shapes: int) -> nn.Module:
-    """The encoder as torch.compile makes it, for `shapes` different batch sizes: each is compiled when it comes.
-
-    On an NPU that takes TorchAir's backend. Raises UserError where it is not installed.
-    """
-    import torch._dynamo
-
-    backend: Any = "inductor"
-    if device.type == "npu":
-        try:
-            backend = importlib.import_module("torchair").get_npu_backend()
-        except Exception as error:  # torch_npu puts a stand-in in its place, which raises errors of its own
-            raise UserError(f"--compile on an NPU needs TorchAir: {first_line(error)}") from error
-    config: Any = torch._dynamo.config
-    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name in torch 2.6
-    setattr(config, limit, max(getattr(config, limit), 2 * shapes))
-    setattr(config, f"fail_on_{limit.replace('size_', '')}_hit", True)  # else torch.compile runs eagerly, unsaid
-    made: Any = torch.compile(module, backend=backend, dynamic=False)
-    return cast(nn.Module, made)
 
 
 def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:

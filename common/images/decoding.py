@@ -184,10 +184,25 @@ class Decoded:
         images.finish()
 
 
+@dataclass(frozen=True)
+class Images:
+    """The images that are wanted, found and not yet decoded."""
+
+    samples: Sequence[Sample]
+    wanted: ImageChoice
+
+    @classmethod
+    def find(cls, log: RunLog, wanted: ImageChoice) -> Images:
+        return cls(find_samples(wanted.paths, log, wanted.strict), wanted)
+
+    def decode(self, count: int) -> Decoded:
+        """So many of them; what was left out or changed is not yet reported."""
+        return decode_exactly(self.samples, count, self.wanted.seed, self.wanted.strict)
+
+
 def take(log: RunLog, wanted: ImageChoice, count: int) -> Decoded:
     """`count` decoded images of those that are wanted; what was left out or changed is reported."""
-    samples = find_samples(wanted.paths, log, wanted.strict)
-    decoded = decode_exactly(samples, count, wanted.seed, wanted.strict)
+    decoded = Images.find(log, wanted).decode(count)
     decoded.report(log)
     return decoded
 

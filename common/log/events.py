@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from common.log.schema import FLAT, OPTIONAL, Integers, Numbers, OneOf
 
@@ -25,11 +25,16 @@ KINDS = (
 )
 OPERATORS = ("matmul", "conv", "attention", "other")  # whose operations are counted
 
+EAGER, COMPILED = "eager", "compile:"  # how an encoder is run: as it is, or by a backend, whose name follows
+
 Output = Annotated[str, OneOf(OUTPUTS)]
 Dtype = Annotated[str, OneOf(DTYPES)]
 FEATURES = "features"  # as a reference: what a file of inference.py holds
 Reference = Annotated[str, OneOf(("float32", "float64", FEATURES))]
 Status = Annotated[str, OneOf(("ok", "oom", "error"))]
+Mode = Annotated[
+    str | None, OPTIONAL, "`eager`, or `compile:` and a backend of `torch.compile`; earlier logs have one mode"
+]
 Gelu = OneOf(("erf", "tanh", "other"))
 # A few numbers of an embedding, by which it is recognised within tolerance. Of one that is not finite none may be.
 Fingerprint = list[float | None]
@@ -62,6 +67,20 @@ def declare(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
+class Case(NamedTuple):
+    """What is timed: an encoder in a mode, at a batch size. As a text it is its name in the lines of a log."""
+
+    mode: str
+    batch_size: int
+
+    @property
+    def label(self) -> str:
+        return str(self.batch_size) + ("" if self.mode == EAGER else f" {self.mode}")
+
+    def __str__(self) -> str:
+        return f"batch {self.label}"
+
+
 # ---------------------------------------------------------------------------------------------- the run and its machine
 @declare
 class Plan:
@@ -69,6 +88,10 @@ class Plan:
 
     batch_sizes: Annotated[list[int], "to measure"]
     ranks: Annotated[int, "processes that run together"]
+    backends: Annotated[
+        list[str] | None, OPTIONAL, "of `torch.compile`, to measure beside eager; none named: the device's own"
+    ] = None
+    auto: Annotated[bool | None, OPTIONAL, "further batch sizes are those of the `search`"] = None
 
 
 @declare
@@ -270,7 +293,7 @@ class Model(Event):
     embedding_is: Annotated[str | None, OPTIONAL, "what of the model's the embedding is"] = None
     weights_changes: Annotated[list[str] | None, OPTIONAL, "what was done to the weights before they fitted"] = None
     references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: the precisions that it compares with"] = None
-    compiled: Annotated[bool | None, OPTIONAL, "of a perf run: by `torch.compile`"] = None
+    compiled: Annotated[bool | None, OPTIONAL, "of a perf run of earlier versions: all of it by `torch.compile`"] = None
     cost: Annotated[Cost | None, FLAT, "of a perf run, where operations can be counted"] = None
 
 
@@ -599,16 +622,42 @@ class Limit(Event, scripts=[PERF]):
 
 
 @declare
-class Latencies(Event, scripts=[PERF]):
-    """batch size and pass"""
+class SearchStep:
+    """A batch size that was tried."""
 
     batch_size: int
+    status: Status
+    reason: Annotated[str | None, OPTIONAL, "of a failure"] = None
+    windows: Annotated[Windows | None, FLAT, "where it is ok"] = None
+
+
+@declare
+class Search(Event, scripts=[PERF]):
+    """run with `--batch-sizes auto`
+
+    Batch sizes from 1, each twice the one before, eager. The last failed, or reached less than 5 % more images a second
+    than the best before it, each by its best window. Those that are ok were measured.
+    """
+
+    steps: Annotated[list[SearchStep], "in the order in which they were tried"]
+
+
+@declare
+class Latencies(Event, scripts=[PERF]):
+    """batch size, mode and pass"""
+
+    batch_size: int
+    mode: Mode = None
     pass_: Annotated[
         str,
         OneOf(("latency", "throughput", "end_to_end", "issue")),
         "the last: of each call of the latency pass the time until it returned, on devices with a queue",
     ]
     windows: Annotated[Windows, FLAT]
+
+    @property
+    def case(self) -> Case:
+        return Case(self.mode or EAGER, self.batch_size)
 
 
 @declare
@@ -679,12 +728,17 @@ class Timed:
 
 @declare
 class Perf(Event, scripts=[PERF]):
-    """batch size"""
+    """batch size and mode"""
 
     batch_size: int
+    mode: Mode = None
     status: Status
     reason: Annotated[str | None, OPTIONAL, "of a failure"] = None
     timed: Annotated[Timed | None, FLAT, "where it is ok"] = None
+
+    @property
+    def case(self) -> Case:
+        return Case(self.mode or EAGER, self.batch_size)
 
 
 @declare
@@ -712,12 +766,17 @@ class Scaling:
 
 @declare
 class Ranks(Event, scripts=[PERF]):
-    """batch size, under `torchrun`"""
+    """batch size and mode, under `torchrun`"""
 
     batch_size: int
+    mode: Mode = None
     status: Status
     scaling: Annotated[Scaling | None, FLAT, "where it is ok"] = None
     shares: Annotated[list[Share], "what each rank measured"]
+
+    @property
+    def case(self) -> Case:
+        return Case(self.mode or EAGER, self.batch_size)
 
 
 @declare

@@ -34,6 +34,11 @@ def three_digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
+def rate(tflops: float) -> str:
+    """Operations a second with their unit, which for small encoders is the smaller: 95.3 GFLOP/s, 0.178 TFLOP/s."""
+    return f"{three_digits(tflops)} TFLOP/s" if tflops >= 0.1 else f"{three_digits(tflops * 1000)} GFLOP/s"
+
+
 def format_metric(name: str, value: float | None) -> str:
     """An accuracy metric, or a bound of one, by its key."""
     form = METRICS.get(name, Metric(form="percent")).form

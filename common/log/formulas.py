@@ -25,6 +25,7 @@ from common.log.events import (
     Probe,
     Product,
     Scaling,
+    SearchStep,
     Share,
     Windows,
 )
@@ -73,6 +74,7 @@ FEWEST_SAMPLES = 5  # below it not even the median is bounded
 STABLE_SPREAD = 0.1
 MOST_OF_LIMIT = 1.05  # above it a figure is not synchronised, or not computed
 HOST_BOUND, DEVICE_BOUND = 0.9, 0.5  # of the latency: the host's time to issue a call, from and up to which
+LEAST_GAIN = 0.05  # of throughput, for which a batch size is doubled once more
 STEADY_LIMIT = 0.2  # how far the measurements of a limit may lie apart; beyond, nothing is impossible because of it
 
 
@@ -274,6 +276,13 @@ def issue_figures(issue: Windows | None, latency: Windows) -> IssueFigures:
     return IssueFigures(issue_ms=issue_ms, bound=bound)
 
 
+def ratios_of(figures: Figures, eager: Figures) -> tuple[float | None, float]:
+    """The median latency and the throughput of a mode in times of eager's; None of too few samples."""
+    p50, of = figures.latency.p50_latency_ms, eager.latency.p50_latency_ms
+    latency = None if p50 is None or of is None else p50 / of
+    return latency, figures.throughput_ips / eager.throughput_ips
+
+
 def fastest_ips(batch_size: int, figures: Figures) -> float:
     """The images a second of the fastest of the three passes."""
     latency_ips = 1000 * batch_size / figures.latency.avg_latency_ms
@@ -286,6 +295,38 @@ def fastest_of_limit(fastest: float, gflop_per_image: float, limit_tflops: float
     `percent_of_limit` is that of the throughput pass.
     """
     return fastest * gflop_per_image / 1000 / limit_tflops
+
+
+def best_window_ips(step: SearchStep) -> float:
+    """Images a second of a batch size that was tried, in its best window; 0 where it failed."""
+    return 0.0 if step.windows is None else images_per_second([min(step.windows.samples_ms)], images_of(step))
+
+
+def images_of(step: SearchStep) -> int:
+    return step.batch_size * (step.windows.calls if step.windows else 0)
+
+
+def gain_of(steps: Sequence[SearchStep]) -> float | None:
+    """How much more throughput the last of the batch sizes has than the best before it, as a fraction; None of one."""
+    *others, last = map(best_window_ips, steps)
+    return last / max(others) - 1 if others else None
+
+
+def ends_search(steps: Sequence[SearchStep]) -> bool:
+    """Whether no larger batch size is tried after these: the last failed, or gained too little."""
+    gain = gain_of(steps)
+    return steps[-1].status != "ok" or (gain is not None and gain < LEAST_GAIN)
+
+
+def sizes_of(steps: Iterable[SearchStep]) -> list[int]:
+    """Those that were tried and are to be measured."""
+    return [step.batch_size for step in steps if step.status == "ok"]
+
+
+def best_sizes(throughputs: Mapping[int, float]) -> tuple[int, int]:
+    """Of images a second by batch size: the batch size with most, and the smallest that has 5 % less at most."""
+    best = max(throughputs, key=lambda size: throughputs[size])
+    return best, min(size for size, ips in throughputs.items() if ips >= (1 - LEAST_GAIN) * throughputs[best])
 
 
 def scaling(batch_size: int, shares: Sequence[Share], alone: Windows) -> Scaling:

@@ -133,6 +133,28 @@ def set_aside(path: Path) -> None:
         path.replace(previous)
 
 
+def is_of(start: RunStart, script: str, argv: Sequence[str]) -> bool:
+    """Whether a run began with this command, --log-dir and --skip-complete aside, by the code that is here now.
+
+    What was no path when the run began may be one since: its own output.
+    """
+    recorded, now = _without_place(start.argv), _without_place(argv)
+    same = len(recorded) == len(now) and all(
+        was in (given, _basename(given)) for was, given in zip(recorded, now, strict=True)
+    )
+    return same and start.script == script and start.code_sha256 == code_sha256()
+
+
+def _without_place(argv: Sequence[str]) -> list[str]:
+    """A command line without what says where the log goes, and whether a whole one is left there."""
+    kept, place = [], False
+    for argument in argv:
+        if not place and argument != "--skip-complete" and argument.partition("=")[0] != "--log-dir":
+            kept.append(argument)
+        place = argument == "--log-dir"
+    return kept
+
+
 def _ends_complete(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))

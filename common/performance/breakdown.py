@@ -20,7 +20,7 @@ from common.device import devices
 from common.device.ranks import Rank
 from common.errors import first_line
 from common.log import formulas
-from common.log.events import Kind, Limit, Part, Perf, Windows
+from common.log.events import EAGER, Kind, Limit, Part, Perf, Windows
 from common.log.formulas import FORWARD
 from common.log.writer import RunLog
 from common.performance import printed
@@ -75,7 +75,7 @@ def explain(
     """Print and record the kinds of an eager encoder for pixel_values [N, 3, H, W] on its device, at batch size 1 and
     at the best of `rows`. The first rank does it, and the others wait.
     """
-    timed = {row.batch_size: row.timed.figures.throughput_ips for row in rows if row.timed}
+    timed = {row.batch_size: row.timed.figures.throughput_ips for row in rows if row.timed and row.case.mode == EAGER}
     best = max(timed, key=lambda size: timed[size], default=1)
     for size in sorted({1, best} & timed.keys()) if rank.index == 0 else ():
         try:

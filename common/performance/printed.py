@@ -12,8 +12,20 @@ from common.device.ranks import Rank
 from common.errors import first_line
 from common.log import formulas, schema
 from common.log.bottlenecks import MOST_CLASSES, conclude_bound, conclude_kinds
-from common.log.events import Kind, Latencies, LatencyFigures, Limit, Perf, Ranks, Speedup, Startup
-from common.log.figures import format_figure, percent
+from common.log.events import (
+    EAGER,
+    Case,
+    Kind,
+    Latencies,
+    LatencyFigures,
+    Limit,
+    Perf,
+    Ranks,
+    Speedup,
+    Startup,
+    Windows,
+)
+from common.log.figures import format_figure, percent, rate
 from common.log.writer import RunLog
 from common.performance import limit
 from common.performance.limit import Meter, Work
@@ -41,9 +53,8 @@ def meter_of(running: Session, work: Work | None, batch_size: int) -> Meter | No
 
 
 def report_limit(log: RunLog, found: Limit) -> None:
-    tflops = format_figure("gemm_tflops", found.gemm_tflops)
     log.line(
-        f"limit {found.phase} the sweep: {tflops} TFLOP/s in matrix products of the encoder's shapes "
+        f"limit {found.phase} the sweep: {rate(found.gemm_tflops)} in matrix products of the encoder's shapes "
         f"({found.dtype}), spread {found.spread:.1%} over the rounds"
     )
     if not is_steady(found):
@@ -63,40 +74,46 @@ def report_startup(log: RunLog, startup: Startup) -> None:
     log.record(startup)
 
 
-def report_rows(
-    log: RunLog, measurements: Sequence[Measurement], work: Work | None, limit: Limit | None, compiled: bool
-) -> list[Perf]:
-    """Print and record every batch size beside the limit, then all of them as a table."""
+def report_rows(log: RunLog, measurements: Sequence[Measurement], work: Work | None, limit: Limit | None) -> list[Perf]:
+    """Print and record every batch size beside the limit, then all of them as a table, and the modes side by side."""
     limits = [] if limit is None else [limit.gemm_tflops]
     rows = [measurement.event(work, limits) for measurement in measurements]
     for measurement, row in zip(measurements, rows, strict=True):
         if row.timed:
             for each in measurement.passes:
-                log.record(Latencies(batch_size=row.batch_size, pass_=each.name, windows=each.windows))
+                log.record(latencies_of(row, each.name, each.windows))
             if measurement.issue:
-                log.record(Latencies(batch_size=row.batch_size, pass_="issue", windows=measurement.issue))
+                log.record(latencies_of(row, "issue", measurement.issue))
         log.record(row)
-        report_row(log, row, rows, compiled)
+        report_row(log, row, [each for each in rows if each.mode == row.mode])
         if work is not None and limit is not None:
             warn_of_the_impossible(log, measurement, work, limit)
     report_table(log, rows)
+    report_modes(log, rows)
     return rows
+
+
+def latencies_of(row: Perf, name: str, windows: Windows) -> Latencies:
+    return Latencies(batch_size=row.batch_size, mode=row.mode, pass_=name, windows=windows)
 
 
 def summarize(rows: Sequence[Perf]) -> str:
     """The best throughput and the latency of one image, in a few words."""
-    timed = [(row.batch_size, row.timed.figures) for row in rows if row.timed]
+    timed = {row.case: row.timed.figures for row in rows if row.timed}
     if not timed:
         return "no batch size could be timed"
-    size, best = max(timed, key=lambda pair: pair[1].throughput_ips)
-    alone = [f", avg {found.latency.avg_latency_ms:.3f} ms at batch 1" for batch, found in timed if batch == 1]
-    return "".join([f"{best.throughput_ips:.2f} images/s at batch {size}", *alone])
+    case = max(timed, key=lambda each: timed[each].throughput_ips)
+    alone = timed.get(Case(EAGER, 1))
+    words = f"{timed[case].throughput_ips:.2f} images/s at {case}"
+    return words if alone is None else f"{words}, avg {alone.latency.avg_latency_ms:.3f} ms at batch 1"
 
 
-def report_row(log: RunLog, row: Perf, rows: Sequence[Perf], compiled: bool) -> None:
+def report_row(log: RunLog, row: Perf, rows: Sequence[Perf]) -> None:
+    """One batch size; `rows` are all of its mode."""
+    compiled = row.case.mode != EAGER
+    batch = str(row.case)
     log.line()
-    log.line(f"batch_size: {row.batch_size}")
-    batch = f"batch {row.batch_size}"
+    log.line(f"batch_size: {row.batch_size}" + (f" ({row.mode})" if compiled else ""))
     if row.timed is None:
         log.line(f"{batch} status: {row.status} ({row.reason})")
         return
@@ -126,7 +143,7 @@ def warn_of_the_impossible(log: RunLog, measurement: Measurement, work: Work, li
     share = formulas.fastest_of_limit(measurement.fastest_ips, work.gflop, limit.gemm_tflops)
     if share <= formulas.MOST_OF_LIMIT:
         return
-    batch = f"batch {measurement.batch_size}"
+    batch = str(measurement.case)
     log.line(f"{batch} fastest_of_limit: {share:.1%}")
     if is_steady(limit):
         log.line(f"warning: {batch} is faster than the device can be: not synchronised, or nothing was computed")
@@ -149,6 +166,8 @@ def report_table(log: RunLog, rows: Sequence[Perf]) -> None:
     titles = ("batch", "n", "p50 ms", "IQR ms", "images/s", "end to end", "peak MB", "of limit")
     log.line("  ".join(f"{title:>{WIDTH}}" for title in titles))
     for row in rows:
+        if row.case.mode != EAGER:
+            continue
         cells = [str(row.batch_size), row.status]
         if row.timed:
             figures, latency = row.timed.figures, row.timed.figures.latency
@@ -159,6 +178,46 @@ def report_table(log: RunLog, rows: Sequence[Perf]) -> None:
                 *(shown(row.timed.peak_memory_mb, ".0f"), shown(figures.limit.percent_of_limit, ".1%")),
             ]
         log.line("  ".join(f"{cell:>{WIDTH}}" for cell in cells))
+
+
+def report_modes(log: RunLog, rows: Sequence[Perf]) -> None:
+    """Every mode at every batch size, in times of eager at the same; nothing where eager is the only one."""
+    eager = {row.batch_size: row.timed.figures for row in rows if row.timed and row.case.mode == EAGER}
+    if all(row.case.mode == EAGER for row in rows):
+        return
+    log.line()
+    titles = ("batch", "p50 ms", "of eager", "images/s", "of eager", "first s")
+    log.line("  ".join(f"{title:>{WIDTH}}" for title in titles) + "  mode")
+    for row in sorted(rows, key=lambda row: row.batch_size):
+        cells = [str(row.batch_size), row.status]
+        if row.timed:
+            figures, beside = row.timed.figures, eager.get(row.batch_size)
+            latency, throughput = formulas.ratios_of(figures, beside) if beside else (None, None)
+            cells = [
+                *(str(row.batch_size), shown(figures.latency.p50_latency_ms, ".3f"), times(latency)),
+                *(f"{figures.throughput_ips:.2f}", times(throughput), f"{row.timed.first_call_ms / 1000:.1f}"),
+            ]
+        cells += [""] * (len(titles) - len(cells))
+        log.line("  ".join(f"{cell:>{WIDTH}}" for cell in cells) + f"  {row.case.mode}")
+
+
+def report_best_sizes(log: RunLog, rows: Sequence[Perf]) -> None:
+    """Of each mode the batch size with the largest throughput, and the smallest that is nearly as good."""
+    by_mode: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.timed:
+            by_mode.setdefault(row.case.mode, {})[row.batch_size] = row.timed.figures.throughput_ips
+    log.line()
+    for mode, timed in by_mode.items():
+        best, smallest = formulas.best_sizes(timed)
+        of = "" if mode == EAGER else f" of {mode}"
+        near = "itself" if smallest == best else f"{smallest}, {timed[smallest]:.2f} images/s"
+        within = f"the smallest within {formulas.LEAST_GAIN:.0%} of it"
+        log.line(f"best batch size{of}: {best}, {timed[best]:.2f} images/s; {within}: {near}")
+
+
+def times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 def shown(value: float | None, form: str) -> str:
@@ -194,23 +253,24 @@ def report_ranks(log: RunLog, rank: Rank, measurements: Sequence[Measurement]) -
         return
     log.line()
     for measurement, *shares in zip(measurements, *by_rank, strict=True):
-        size = measurement.batch_size
+        case = measurement.case
+        size, mode = case.batch_size, case.mode
         if measurement.alone is None or any(share.status != "ok" for share in shares):
-            log.line(f"batch {size}: not measured by all ranks")
-            log.record(Ranks(batch_size=size, status="error", shares=shares))
+            log.line(f"{case}: not measured by all ranks")
+            log.record(Ranks(batch_size=size, mode=mode, status="error", shares=shares))
             continue
         found = formulas.scaling(size, shares, measurement.alone.windows)
         each = ", ".join(f"{ips:.2f}" for ips in found.throughput_ips)
         log.line(
-            f"batch {size}: {found.total_throughput_ips:.2f} images/s on {len(shares)} ranks "
+            f"{case}: {found.total_throughput_ips:.2f} images/s on {len(shares)} ranks "
             f"({each}), scaling efficiency {found.scaling_efficiency:.1%}"
         )
-        log.record(Ranks(batch_size=size, status="ok", scaling=found, shares=shares))
+        log.record(Ranks(batch_size=size, mode=mode, status="ok", scaling=found, shares=shares))
 
 
 def report_speedup(log: RunLog, rows: Sequence[Perf], baseline_ms: Sequence[float] | None, device: str) -> None:
     """How much faster the device is than the CPU in float32 with its threads, both at batch size 1."""
-    single = next((row.timed for row in rows if row.batch_size == 1 and row.timed), None)
+    single = next((row.timed for row in rows if row.case == Case(EAGER, 1) and row.timed), None)
     if baseline_ms is None or single is None:
         return
     baseline_latency_ms = math.fsum(baseline_ms) / len(baseline_ms)

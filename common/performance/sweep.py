@@ -20,8 +20,8 @@ from common.encoder.base import Encoder
 from common.errors import first_line
 from common.images.decoding import Sample
 from common.log import formulas
-from common.log.events import Figures, Perf, Share, Timed, Windows
-from common.performance import timing
+from common.log.events import COMPILED, EAGER, Case, Figures, Perf, Share, Timed, Windows
+from common.performance import compilers, timing
 from common.performance.limit import Meter, Work
 from common.performance.timing import Budget, Pass, Stopwatch, Warmup
 from common.session import Session
@@ -29,17 +29,34 @@ from common.session import Session
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: an encoder on its device, with the images that it is given.
+    """What is timed: an encoder on its device in a mode, with the images that it is given.
 
     `pixel_values` [N, 3, H, W] are those of `samples`, on the device; `expected` the outputs of each image alone, on
-    the CPU. N is the largest batch size and ROTATION - 1: the batches of a size start an image apart.
+    the CPU, by the eager encoder. N is the largest batch size and ROTATION - 1: the batches of a size start an image
+    apart. `backend` compiles the encoder, for so many `shapes` with those of the other backends.
     """
 
-    module: nn.Module
+    encoder: nn.Module
     preprocess: Callable[[Image], Tensor]
     samples: Sequence[Sample]
     pixel_values: Tensor
     expected: Sequence[Outputs]
+    backend: str | None = None
+    shapes: int = 0
+
+    def in_modes(self, backends: Sequence[str], batch_sizes: int) -> list[Subject]:
+        """The same eager, and as each backend makes it for so many batch sizes."""
+        shapes = len(backends) * batch_sizes
+        return [self, *(replace(self, backend=name, shapes=shapes) for name in backends)]
+
+    @property
+    def mode(self) -> str:
+        return EAGER if self.backend is None else COMPILED + self.backend
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """What is called. It is first asked for where a backend that fails is noted."""
+        return self.encoder if self.backend is None else compilers.compiled(self.encoder, self.backend, self.shapes)
 
     @cached_property
     def first_sha256(self) -> str:
@@ -57,17 +74,17 @@ class Subject:
         return embedding.cpu(), hidden_state
 
     def passes(self, batch_size: int) -> tuple[Pass, ...]:
-        device = self.pixel_values.device
+        device, fleeting = self.pixel_values.device, self.backend is not None
         return (
-            Pass("latency", lambda turn: self.forward(batch_size, turn), device),
-            Pass("throughput", lambda turn: self.forward(batch_size, turn), device),
-            Pass("end_to_end", lambda turn: self.forward_from_files(batch_size, turn), device),
+            Pass("latency", lambda turn: self.forward(batch_size, turn), device, fleeting=fleeting),
+            Pass("throughput", lambda turn: self.forward(batch_size, turn), device, fleeting=fleeting),
+            Pass("end_to_end", lambda turn: self.forward_from_files(batch_size, turn), device, fleeting=fleeting),
         )
 
 
 @dataclass
 class Measurement:
-    """One batch size and what was measured of it. Out of memory is a result like others: `status` says so."""
+    """One batch size in one mode and what was measured of it. Out of memory is a result too: `status` says so."""
 
     subject: Subject
     batch_size: int
@@ -81,28 +98,32 @@ class Measurement:
     embedding: Tensor | None = None
     alone: Pass | None = None
 
+    @property
+    def case(self) -> Case:
+        return Case(self.subject.mode, self.batch_size)
+
     @classmethod
     def of(cls, subject: Subject, batch_size: int) -> Measurement:
         return cls(subject, batch_size, subject.passes(batch_size))
 
     def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Take a step. Where memory does not suffice this batch size ends, and the sweep goes on.
-
-        So it does for an operator that does not take this size; but what the driver reports ends the run: from then on
-        a device may compute nothing, and the other batch sizes would be timed so.
+        """Take a step. Where memory does not suffice this batch size ends, and the sweep goes on; so it does where a
+        backend fails.
         """
         if self.status != "ok":
             return
+        device = self.subject.pixel_values.device
         try:
             step(*arguments)
         except RuntimeError as error:
-            is_memory = devices.is_out_of_memory(error)
-            if not is_memory and devices.is_told_by_a_driver(error, self.subject.pixel_values.device):
+            self.status = failure_of(error, device)
+            self.reason = first_line(error) if self.subject.backend is None else compilers.why(error)
+        except Exception as error:
+            if self.subject.backend is None:
                 raise
-            self.status = "oom" if is_memory else "error"
-            self.reason = first_line(error)
+            self.status, self.reason = "error", compilers.why(error)
         if self.status != "ok":
-            devices.empty_cache(self.subject.pixel_values.device)
+            devices.empty_cache(device)
 
     def warm_up(self, budget: Budget) -> None:
         latency, throughput, _ = self.passes
@@ -176,7 +197,7 @@ class Measurement:
 
     def event(self, work: Work | None, limits_tflops: Sequence[float]) -> Perf:
         if self.status != "ok" or self.warmup is None or self.embedding is None:
-            return Perf(batch_size=self.batch_size, status=self.status, reason=self.reason)
+            return Perf(batch_size=self.batch_size, mode=self.subject.mode, status=self.status, reason=self.reason)
         timed = Timed(
             device=str(self.embedding.device),
             dtype=devices.dtype_name(self.embedding.dtype),
@@ -191,7 +212,19 @@ class Measurement:
             image_sha256=self.subject.first_sha256,
             fingerprint=metrics.fingerprint(self.embedding[0].cpu()),
         )
-        return Perf(batch_size=self.batch_size, status=self.status, timed=timed)
+        return Perf(batch_size=self.batch_size, mode=self.subject.mode, status=self.status, timed=timed)
+
+
+def failure_of(error: RuntimeError, device: torch.device) -> str:
+    """The status of a batch size that this error ended: out of memory, or an operator that does not take this size.
+
+    Raises what the driver reports: from then on a device may compute nothing, and other batch sizes would be timed so.
+    """
+    if devices.is_out_of_memory(error):
+        return "oom"
+    if devices.is_told_by_a_driver(error, device):
+        raise error
+    return "error"
 
 
 def start_on_device(
@@ -210,31 +243,24 @@ def start_on_device(
     return pixel_values, embedding
 
 
-def prepare(
-    running: Session, encoder: Encoder, samples: Sequence[Sample], pixel_values: Tensor, compiled_shapes: int | None
-) -> Subject:
-    """What is to be timed, and what it has to give: the eager encoder's outputs of each image alone.
-
-    `compiled_shapes`: the encoder is timed as torch.compile makes it, for so many batch sizes.
-    """
+def prepare(running: Session, encoder: Encoder, samples: Sequence[Sample], pixel_values: Tensor) -> Subject:
+    """What is to be timed, eager, and what it has to give: the outputs of each image alone."""
     module = encoder.module
     with running.numerics.watch():
         singly = devices.encode_singly(module, pixel_values, running.device, running.dtype)
         expected = [(embedding.cpu(), hidden_state.cpu()) for embedding, hidden_state in singly]
-    if compiled_shapes:
-        module = devices.compiled(module, running.device, compiled_shapes)
     return Subject(module, encoder.preprocess, samples, pixel_values, expected)
 
 
 def measure(
-    subject: Subject, batch_sizes: Sequence[int], budget: Budget, rank: Rank, meter: Meter | None = None
+    subjects: Sequence[Subject], batch_sizes: Sequence[int], budget: Budget, rank: Rank, meter: Meter | None = None
 ) -> list[Measurement]:
-    """Measure each batch size: first the warm-ups, then all sizes in each round, so that a drift hits all alike.
+    """Measure each batch size in each mode: first the warm-ups, then all in each round, so that a drift hits all alike.
 
     The limit is measured by `meter` after each size of each round. Several ranks do each step at the same time, but
     only one of them has a meter; the first also measures alone, to know what sharing costs.
     """
-    measurements = [Measurement.of(subject, batch_size) for batch_size in batch_sizes]
+    measurements = [Measurement.of(subject, batch_size) for subject in subjects for batch_size in batch_sizes]
     steps: list[Callable[[], None]] = [partial(each.attempt, each.warm_up, budget) for each in measurements]
     for round_index in range(timing.ROUNDS):
         for each in measurements:

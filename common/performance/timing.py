@@ -66,12 +66,16 @@ class Warmup:
 
 @dataclass
 class Pass:
-    """One pass over one batch size: a sample is the time in ms of `calls` calls, queued back to back."""
+    """One pass over one batch size: a sample is the time in ms of `calls` calls, queued back to back.
+
+    `fleeting`: a call's outputs may lie where the next one writes (a graph's memory); they are copied in between.
+    """
 
     name: str
     call: Call
     device: torch.device
     calls: int = 1
+    fleeting: bool = False
     samples_ms: list[float] = field(default_factory=list)
     issued_ms: list[float] = field(default_factory=list)  # of each sample the time until its last call returned
     turns: Iterator[int] = field(default_factory=lambda: cycle(range(ROTATION)))
@@ -103,16 +107,28 @@ class Pass:
         """Sample until the whole budget is used."""
         self.run(budget, ROUNDS - 1)
 
+    def run_windows(self, count: int) -> None:
+        """Take so many samples, whatever they take."""
+        for _ in range(count):
+            self.samples_ms.append(self.sample({}))
+
     def sample(self, outputs: dict[int, Outputs]) -> float:
-        """The time of `calls` calls in ms, synchronised on both sides; the outputs of each turn are kept."""
+        """The time of `calls` calls in ms, synchronised on both sides; the outputs of each turn are kept, of fleeting
+        ones the last's.
+        """
+        made: dict[int, Outputs] = {} if self.fleeting else outputs
         devices.synchronize(self.device)
         start = time.perf_counter()
         for _ in range(self.calls):
             turn = next(self.turns)
-            outputs[turn] = self.call(turn)
+            made[turn] = self.call(turn)
         self.issued_ms.append((time.perf_counter() - start) * 1000)
-        finish(outputs[turn])
-        return (time.perf_counter() - start) * 1000
+        finish(made[turn])
+        elapsed_ms = (time.perf_counter() - start) * 1000
+        if self.fleeting:
+            embedding, hidden_state = made[turn]
+            outputs[turn] = embedding.clone(), hidden_state.clone()
+        return elapsed_ms
 
 
 class Stopwatch:

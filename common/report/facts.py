@@ -8,7 +8,9 @@ from functools import cached_property
 
 from common.log.conclusions import UNEXPLAINED, Words
 from common.log.events import (
+    EAGER,
     Accuracy,
+    Case,
     Cause,
     Cost,
     Env,
@@ -132,7 +134,7 @@ class Topic:
     @property
     def alone(self) -> Perf | None:
         """The last run's batch size 1."""
-        return next((row for row in self._timed if row.batch_size == 1), None)
+        return next((row for row in self._timed if row.case == Case(EAGER, 1)), None)
 
     @property
     def best(self) -> Perf | None:

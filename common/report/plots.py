@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from common.log.conclusions import CAUSES
-from common.log.events import Accuracy, Cause, Env, Latencies, Layer, Model, Perf
-from common.log.figures import format_figure, share
+from common.log.events import EAGER, Accuracy, Cause, Env, Latencies, Layer, Model, Perf
+from common.log.figures import format_figure, rate, share
 from common.log.formulas import FEWEST_SAMPLES, percentile
 from common.log.framing import printable
 from common.log.reader import Run, UnjudgeableError
@@ -50,6 +50,7 @@ LEGEND = 105  # characters of a legend in one line
 MOST_LARGE = 7  # ticks in large print
 MOST_CAUSES = 12
 MOST_KINDS = 16
+MOST_MODES = 3  # beside eager, that are drawn
 LARGEST_SHARE = 100  # no measurement gives more
 REST = "remainder"  # of a forward, beside its kinds
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
@@ -159,9 +160,17 @@ def draw_throughput(run: Run, figure: Figure) -> bool:
     axes = titled(figure, f"Throughput over batch size{', against the limit' if known else ''}")
     axes.plot(places, alone, marker="o", color=BLUE, label="forward alone")
     axes.plot(places, whole, marker="s", color=ORANGE, label="end to end, with decoding")
+    sizes = [row.batch_size for row in rows]
+    modes = [mode for mode in dict.fromkeys(row.case.mode for row in run.all(Perf)) if mode != EAGER]
+    for mode, color, look in zip(modes[:MOST_MODES], (GREEN, GREY, RED), "^vD", strict=False):
+        timed = {row.batch_size: row.timed.figures.throughput_ips for row in rows_of(run, mode) if row.timed}
+        ips = {sizes.index(size): timed[size] for size in timed if size in sizes}
+        if positive(ips.values()):
+            axes.plot([*ips], [*ips.values()], marker=look, color=color, label=plain(f"forward alone, {mode}"))
+            shown += ips.values()
     if limits and cost and cost.gflop_per_image:
         limit = max(limits) * 1000 / cost.gflop_per_image
-        name = f"limit: matrix products, {format_figure('limit_tflops', max(limits))} TFLOP/s"
+        name = f"limit: matrix products, {rate(max(limits))}"
         axes.axhline(limit, color=RED, linestyle="--", label=name)
         shown.append(limit)
     notes = [""] * len(rows)
@@ -216,13 +225,14 @@ def draw_kinds(run: Run, figure: Figure) -> bool:
     return True
 
 
-def rows_of(run: Run) -> list[Perf]:
-    return sorted(run.all(Perf), key=lambda row: row.batch_size)
+def rows_of(run: Run, mode: str = EAGER) -> list[Perf]:
+    rows = [row for row in run.all(Perf) if row.case.mode == mode]
+    return sorted(rows, key=lambda row: row.batch_size)
 
 
 def samples_of(run: Run, row: Perf) -> list[float]:
     """The times in ms of the row's latency pass; none where the batch size failed."""
-    found = [each for each in run.all(Latencies) if (each.batch_size, each.pass_) == (row.batch_size, "latency")]
+    found = [each for each in run.all(Latencies) if (each.case, each.pass_) == (row.case, "latency")]
     return [time for each in found for time in each.windows.samples_ms]
 
 

@@ -6,16 +6,16 @@ by its type: what a macro made, a shape, a command. A name that is not there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from jinja2.runtime import Context, Macro
 
-from common.log import bottlenecks, conclusions, schema
-from common.log.events import DECLARED, PACKAGES, Accuracy
-from common.log.figures import format_figure, format_metric, format_pair, percent
+from common.log import bottlenecks, conclusions, formulas, schema
+from common.log.events import DECLARED, EAGER, PACKAGES, Accuracy, Perf
+from common.log.figures import format_figure, format_metric, format_pair, percent, rate
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
 from common.report.facts import Page, causes_of, explained_samples, kinds_of
@@ -55,8 +55,11 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"whole": whole, "causes": conclusions.conclude_causes, "blocks": conclusions.conclude_blocks}
     made.globals |= {"advise": conclusions.advise, "causes_of": causes_of, "explained_samples": explained_samples}
     made.globals |= {"time": bottlenecks.conclude_kinds, "kinds_of": kinds_of}
+    made.globals |= {"EAGER": EAGER, "ratios_of": formulas.ratios_of}
+    made.globals |= {"gain_of": formulas.gain_of, "best_sizes": best_sizes}
     made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
+    made.filters |= {"times": times, "rate": rate}
     return made
 
 
@@ -69,6 +72,18 @@ def worst_error(run: Run) -> float | None:
     found = run.all(Accuracy)
     errors = [each.worst.relative_l2 for each in found if each.reference == found[0].reference]
     return max(errors, key=size_of, default=None)
+
+
+def best_sizes(rows: Sequence[Perf]) -> tuple[int, int]:
+    """Of rows of one mode the batch size with the largest throughput, and the smallest that is nearly as good."""
+    timed = {row.batch_size: row.timed.figures.throughput_ips for row in rows if row.timed}
+    if not timed:
+        raise UnjudgeableError("no batch size was timed")
+    return formulas.best_sizes(timed)
+
+
+def times(ratio: float | None) -> str | None:
+    return None if ratio is None else f"{ratio:.2f}x"
 
 
 def whole(part: Callable[[], str], otherwise: str) -> Markdown:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from common.log import formulas
-from common.log.events import OUTPUTS, PACKAGES, Accuracy
+from common.log.events import OUTPUTS, PACKAGES, Accuracy, Case
 from common.log.figures import format_pair, percent
 from common.log.reader import Run, UnjudgeableError
 from common.log.samples import each_sample
@@ -27,7 +27,7 @@ from common.verdict.evidence import (
     judgeable,
     passed,
 )
-from common.verdict.performance import measured_sizes, windows_of
+from common.verdict.performance import measured_cases, windows_of
 
 FACTS = (
     *("device", "device_name", "simulated", "dtype", "numerics", "compiled", "ranks", "input_size", "embedding_is"),
@@ -49,21 +49,20 @@ def compare(group: Group, other: Group) -> Iterator[Comparison]:
             runs=other.runs,
             verdict=other.verdict,
             differences=differences_between(ours, theirs, FACTS),
-            paces=[pace_of(ours, theirs, size) for size in measured_sizes(ours) if size in measured_sizes(theirs)],
+            paces=[pace_of(ours, theirs, case) for case in measured_cases(ours) if case in measured_cases(theirs)],
             errors=errors,
         )
 
 
-def pace_of(ours: Run, theirs: Run, batch_size: int) -> Pace:
-    """One batch size in two runs. Raises UnjudgeableError where its samples are missing or have no ratio."""
-    latency, throughput = (
-        [windows_of(run, batch_size, name) for run in (ours, theirs)] for name in ("latency", "throughput")
-    )
+def pace_of(ours: Run, theirs: Run, case: Case) -> Pace:
+    """One batch size and mode in two runs. Raises UnjudgeableError where its samples are missing or have no ratio."""
+    runs = (ours, theirs)
+    latency, throughput = ([windows_of(run, case, name) for run in runs] for name in ("latency", "throughput"))
     first, second = (formulas.summarize_latency(each.samples_ms).avg_latency_ms for each in latency)
-    fast, beside = (formulas.throughput_of(each, batch_size) for each in throughput)
-    found = Pace(batch_size, (first, second), (fast, beside))
+    fast, beside = (formulas.throughput_of(each, case.batch_size) for each in throughput)
+    found = Pace(case, (first, second), (fast, beside))
     if not (math.isfinite(found.latency_ratio) and math.isfinite(found.throughput_ratio)):
-        raise UnjudgeableError(f"batch {batch_size}: times that have no ratio")
+        raise UnjudgeableError(f"{case}: times that have no ratio")
     return found
 
 
@@ -93,7 +92,7 @@ def check_comparison(found: Comparison, which: str, bounds: Bounds) -> Iterator[
         if not found.paces:
             yield from about("perf", [Check(f"{which} batch sizes", "none in common", "one", Verdict.CANNOT_JUDGE)])
     for pace in found.paces:
-        name = f"batch {pace.batch_size}"
+        name = str(pace.case)
         value = f"{pace.latency_ratio:.2f}x: {format_pair(pace.latency_ms, 'avg_latency_ms')} ms"
         yield Check(f"{name} latency beside {which}", value, "any", Verdict.PASS, about="perf")
         value = f"{pace.throughput_ratio:.2f}x: {format_pair(pace.throughput_ips, 'throughput_ips')} images/s"

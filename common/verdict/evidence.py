@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
 from common.log import schema
 from common.log.conclusions import Words
-from common.log.events import ACCURACY, PERF, Env, Model
+from common.log.events import ACCURACY, PERF, Case, Env, Model
 from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
@@ -76,9 +76,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pace:
-    """A batch size in two runs, ours first: the average latency in ms, the throughput in images a second."""
+    """A batch size and mode in two runs, ours first: the average latency in ms, the throughput in images a second."""
 
-    batch_size: int
+    case: Case
     latency_ms: tuple[float, float]
     throughput_ips: tuple[float, float]
 
@@ -143,8 +143,8 @@ class Group:
 @dataclass(frozen=True)
 class Judgement:
     """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
-    `error` says why a log could not be read at all; `only` which kind of evidence was judged, where one alone was;
-    `argv` is the checker's command line.
+    `error` says why a log could not be read at all; `faulty_logs` are those that were not, or hold a run that is not
+    whole; `only` says which kind of evidence was judged, where one alone was; `argv` is the checker's command line.
     """
 
     checks: Sequence[Check]
@@ -153,6 +153,7 @@ class Judgement:
     error: str | None = None
     argv: Sequence[str] = ()
     only: str | None = None
+    faulty_logs: Sequence[str] = ()
 
     @property
     def verdict(self) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,7 +13,9 @@ from common.log.events import Accuracy, Cause, Env, Event, Layer, Machine, Perf,
 from common.log.framing import printable
 from common.log.reader import Run
 from common.log.whole_files import write_one
+from common.verdict import summary
 from common.verdict.evidence import Check, Comparison, Group, Judgement, Verdict, facts_of
+from common.verdict.summary import Row
 
 FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and none that is gone or means another thing
 
@@ -25,13 +27,18 @@ LEFT_OUT = {"fingerprint", "shares", "alone", "baseline_samples_ms"}  # of the f
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
 
 
-def write_json(path: Path, judgement: Judgement) -> None:
+def write_json(path: Path, judgement: Judgement, rows: Sequence[Row]) -> None:
     """Raises UserError when the file can't be written."""
-    write_one(path, (json.dumps(as_json(judgement), indent=1, allow_nan=False) + "\n").encode())
+    write_one(path, (json.dumps(as_json(judgement, rows), indent=1, allow_nan=False) + "\n").encode())
 
 
-def as_json(judgement: Judgement) -> dict[str, Any]:
-    """The verdict with all that it rests on; figures are those of the records."""
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Raises UserError when the file can't be written."""
+    write_one(path, summary.as_csv(rows).encode())
+
+
+def as_json(judgement: Judgement, rows: Sequence[Row]) -> dict[str, Any]:
+    """The verdict with all that it rests on, and the rows of its table; figures are those of the records."""
     return {
         "format": FORMAT,
         "verdict": str(judgement.verdict),
@@ -40,9 +47,14 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
         "only": judgement.only,
         "checks": [_check(check) for check in judgement.checks],
         "remarks": [remark.en for remark in judgement.remarks],
+        "summary": [_row(row) for row in rows],
         "runs": [_run(run) for run in judgement.runs],
         "groups": [_group(group) for group in judgement.groups],
     }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {**{key: getattr(row, key) for key in summary.KEYS}, "verdict": str(row.verdict)}
 
 
 def _check(check: Check) -> dict[str, str]:
@@ -85,7 +97,8 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "differences": {each.key: [each.ours, each.theirs] for each in found.differences},
         "batches": [
             {
-                "batch_size": pace.batch_size,
+                "batch_size": pace.case.batch_size,
+                "mode": pace.case.mode,
                 "avg_latency_ms": list(pace.latency_ms),
                 "latency_ratio": pace.latency_ratio,
                 "throughput_ips": list(pace.throughput_ips),

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from common.log.events import Accuracy, Env, Model, Perf
+from common.log.events import EAGER, Accuracy, Env, Model, Perf
 from common.log.figures import format_figure, percent
 from common.log.framing import printable
 from common.log.reader import Run
@@ -18,6 +18,7 @@ WIDTH = 100  # columns
 LONGEST_TEXT = 400  # characters; a hostile log can hold texts of any length
 NAME_COLUMNS = 13
 WARNING = "warning: "
+MOST_GROUPS = 3  # that are told one by one; of more the table says enough
 AT_MOST = "<= "
 
 # How a check that did not pass reads, by the pattern that its name fits, which may name parts of it; the first that
@@ -25,6 +26,7 @@ AT_MOST = "<= "
 SENTENCES = {
     r"(?P<of>\S+\.py) (?P<run>\w+)": "run {run} of {of} is not whole: {value}",
     "logs": "a log can't be read; the error says why",
+    "log (?P<of>.*)": "{of} can't be read; the error says why",
     "evidence": "the logs hold {value}",
     "records": "the records do not suffice: {value}",
     "same setting": "the runs are of different things: {value}",
@@ -48,15 +50,15 @@ SENTENCES = {
     "(?P<of>.*) worst token": "{of}: the worst token contradicts the other figures",
     "(?P<of>.*) result in the log": "{of}: the log says {value}, and its own figures say {bound}",
     "batch sizes": "batch sizes {value} were measured, not {bound}",
-    r"batch (?P<of>\d+) status": "batch {of} was not measured: {value}",
-    r"batch (?P<of>\d+) summary": "batch {of}: {value}",
-    r"batch (?P<of>\d+) same embedding": "batch {of}: the timed embedding and the compared one: "
+    r"batch (?P<of>\d+( compile:\S+)?) status": "batch {of} was not measured: {value}",
+    r"batch (?P<of>\d+( compile:\S+)?) summary": "batch {of}: {value}",
+    r"batch (?P<of>\d+( compile:\S+)?) same embedding": "batch {of}: the timed embedding and the compared one: "
     "{value}, wanted: {bound}",
-    r"batch (?P<of>\d+) kinds": "batch {of}: {value}",
+    r"batch (?P<of>\d+( compile:\S+)?) kinds": "batch {of}: {value}",
     "kinds": "the kinds of modules are not the same at all batch sizes",
     "limit": "the device's limit: {value}",
-    r"batch (?P<of>\d+) throughput beside (?P<which>.*)": "batch {of}: throughput beside {which} is {value}; wanted: "
-    "{bound}",
+    r"batch (?P<of>\d+( compile:\S+)?) throughput beside (?P<which>.*)": "batch {of}: throughput beside "
+    "{which} is {value}; wanted: {bound}",
     "(?P<which>.*) itself": "the compared log is no measure: its own verdict is {value}",
     "compare": "nothing to compare with: {value}; wanted: {bound}",
     "machine": "the machine's state is recorded as no run does: {value}",
@@ -65,13 +67,13 @@ SENTENCES = {
 
 def lines_of(judgement: Judgement) -> Iterator[str]:
     """All that stands before the verdict, in at most 100 columns unless a name is unusually long."""
-    for group in judgement.groups:
-        if group.checks:
-            yield from _group_lines(group, judgement.only)
+    judged = [group for group in judgement.groups if group.checks]
+    for group in judged if len(judged) <= MOST_GROUPS else ():
+        yield from _group_lines(group, judgement.only)
     for check in judgement.checks:
         if check.verdict:
             yield from _wrapped(f"{check.verdict}: ", sentence(check))
-    for remark in judgement.remarks:
+    for remark in judgement.remarks if len(judged) <= MOST_GROUPS else ():
         if remark.en.startswith(WARNING):
             yield from _wrapped(WARNING, remark.en.removeprefix(WARNING))
     for remark in judgement.limits:
@@ -141,15 +143,15 @@ def _performance(group: Group) -> str:
     found = []
     for run in group.of("perf"):
         rows = [row for row in run.all(Perf) if row.status == "ok" and row.timed is not None]
-        figures = {row.batch_size: row.timed.figures for row in rows if row.timed is not None}
+        figures = {row.case: row.timed.figures for row in rows if row.timed is not None}
         if not figures:
             found.append("nothing was timed")
             continue
-        first = min(figures)
+        first = min(figures, key=lambda case: (case.mode != EAGER, case.batch_size))
         latency = format_figure("avg_latency_ms", figures[first].latency.avg_latency_ms)
-        best = max(figures, key=lambda size: figures[size].throughput_ips)
+        best = max(figures, key=lambda case: figures[case].throughput_ips)
         ips = format_figure("throughput_ips", figures[best].throughput_ips)
-        words = f"avg {latency} ms at batch {first}, best {ips} images/s at batch {best}"
+        words = f"avg {latency} ms at {first}, best {ips} images/s at {best}"
         share = figures[best].limit.percent_of_limit
         found.append(words if share is None else f"{words}, {format_figure('percent_of_limit', share)} of the limit")
     return "; ".join(found)
@@ -160,7 +162,8 @@ def _comparison(found: Comparison) -> Iterator[str]:
     verdict = "" if found.verdict is Verdict.PASS else f", whose own verdict is {found.verdict}"
     yield f"with {found.title} ({', '.join(found.logs)}){verdict}"
     if found.paces:
-        sizes = " ".join(str(pace.batch_size) for pace in found.paces)
+        labels = [pace.case.label for pace in found.paces]
+        sizes = (" " if all(map(str.isdigit, labels)) else ", ").join(labels)
         throughput, latency = (
             " ".join(f"{getattr(pace, key):.2f}x" for pace in found.paces)
             for key in ("throughput_ratio", "latency_ratio")

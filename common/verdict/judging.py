@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import UserError
@@ -20,6 +21,7 @@ from common.verdict.performance import check_perf, check_regression, check_same_
 from common.verdict.remarks import doubts_of_baseline, doubts_of_count, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
 
+MANY = 2  # encoders, of which each is judged whatever a log of another one holds
 LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
 # What lines for people hold, and the log that has it as records.
 RESULT_KEYS = {b"relative_error:": "logs/accuracy.log", b"throughput_ips:": "logs/benchmark.log"}
@@ -31,7 +33,46 @@ class UnreadableLogError(UserError):
 
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(f"{name}{fault}")
-        self.reason = f"{Path(name).name}{fault}"
+        self.log = Path(name).name
+        self.reason = f"{self.log}{fault}"
+
+
+@dataclass
+class Read:
+    """Logs that were read: their names, their runs, and the errors of those that could not be."""
+
+    logs: list[str] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    errors: list[UnreadableLogError] = field(default_factory=list)
+
+
+def read_each(names: Sequence[str], only: str | None = None) -> Read:
+    """As `read_logs` and `logs_of`, but one log that can't be read does not keep the others from it.
+
+    Where several folders hold logs of the same name, the folder's is before it.
+    """
+    found = Read()
+    for name in names:
+        try:
+            logs = list(logs_of([name], only))
+        except UnreadableLogError as error:
+            found.errors.append(error)
+            continue
+        found.logs += logs
+    last = Counter(Path(log).name for log in found.logs)
+    for log in found.logs:
+        path = Path(log)
+        folder = f"{path.resolve().parent.name}/" if last[path.name] > 1 and log != "-" else ""
+        try:
+            runs = _read_log(log)
+        except UnreadableLogError as error:
+            error.log, error.reason = folder + error.log, folder + error.reason
+            found.errors.append(error)
+            continue
+        for run in runs:
+            run.log = folder + run.log
+        found.runs += runs
+    return found
 
 
 def logs_of(names: Iterable[str], only: str | None = None) -> Iterator[str]:
@@ -90,12 +131,23 @@ def _noting(lines: Iterable[bytes], results: set[str]) -> Iterator[bytes]:
 
 # ------------------------------------------------------------------------------------------------- judging
 def judge(
-    runs: Sequence[Run], earlier: Sequence[Run], bounds: Bounds, only: str | None = None, others: Sequence[Run] = ()
+    runs: Sequence[Run],
+    earlier: Sequence[Run],
+    bounds: Bounds,
+    only: str | None = None,
+    others: Sequence[Run] = (),
+    errors: Sequence[UnreadableLogError] = (),
 ) -> Judgement:
-    """All checks of all runs, or of those of one kind; `earlier` are a baseline's, `others` those to compare with."""
+    """All checks of all runs, or of those of one kind; `earlier` are a baseline's, `others` those to compare with.
+
+    `errors` are of logs that could not be read. A fault of one log leaves the verdict of the others open, where they
+    are of several encoders; the whole can't be judged then.
+    """
     runs = of_kind(runs, only)
     kinds = [kind for kind in KIND.values() if only in (None, kind)]
-    checks = [check_integrity(run) for run in runs]
+    checks = [Check(f"log {error.log}", "unreadable", "readable", Verdict.CANNOT_JUDGE) for error in errors]
+    checks += [check_integrity(run) for run in runs]
+    faulty = [*(error.log for error in errors), *(run.log for run in runs if run.problems)]
     groups, faults = group_runs([run for run in runs if not run.problems])
     checks += faults
     others_groups, faults = group_others(of_kind(others, only), groups, bounds) if groups else ([], [])
@@ -106,8 +158,9 @@ def judge(
         missing = ", ".join(f"no {kind}" for kind in kinds)
         bound = "one" if only else "both"
         checks.append(Check("evidence", f"{missing} run", bound, Verdict.CANNOT_JUDGE))
-    if any(check.verdict for check in checks):
-        return Judgement(checks, groups, runs, only=only)
+    reason = errors[0].reason if errors else None
+    if any(check.verdict for check in checks) and len(groups) < MANY:
+        return Judgement(checks, groups, runs, error=reason, only=only, faulty_logs=faulty)
     judged = []
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
@@ -118,7 +171,7 @@ def judge(
         remarks = [*doubts_of_baseline(checked), *doubts_of_count(group.runs, bounds.min_samples), *group.remarks]
         judged.append(replace(group, checks=checked, remarks=remarks, comparisons=comparisons))
         checks += judged[-1].checks
-    return Judgement(checks, judged, runs, only=only)
+    return Judgement(checks, judged, runs, error=reason, only=only, faulty_logs=faulty)
 
 
 def of_kind(runs: Sequence[Run], only: str | None) -> Sequence[Run]:
@@ -136,7 +189,8 @@ def check_integrity(run: Run) -> Check:
     value, verdict = "; ".join(run.problems), Verdict.CANNOT_JUDGE
     if run.end and not run.problems:
         value, verdict = f"{run.end.records} records", Verdict.PASS
-    return Check(f"{run.script} {run.id[:8]}", value, "a whole run", verdict)
+    where = f"{run.log}: " if "/" in run.log else ""  # of several folders
+    return Check(f"{where}{run.script} {run.id[:8]}", value, "a whole run", verdict)
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[Check]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from common.log import formulas
-from common.log.events import KINDS, Kind, Perf
+from common.log.events import EAGER, KINDS, Kind, Perf
 from common.log.reader import Run, UnjudgeableError
 from common.verdict.evidence import RELATIVE_TOLERANCE, Check, equal, passed
 from common.verdict.performance import Limits, check_possible, measured_limits, require_times
@@ -24,7 +24,7 @@ def check_kinds(run: Run) -> Iterator[Check]:
     if not by_size:
         return
     limits = measured_limits(run)
-    timed = {row.batch_size for row in run.all(Perf)}
+    timed = {row.batch_size for row in run.all(Perf) if row.case.mode == EAGER}
     for batch_size, kinds in by_size.items():
         whole = require_kinds(kinds, timed)
         yield check_shares(batch_size, kinds, limits)

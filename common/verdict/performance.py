@@ -7,9 +7,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from common.cli import options
 from common.log import formulas, schema
 from common.log.events import (
+    COMPILED,
+    EAGER,
     OPERATORS,
+    Case,
     Cost,
     Env,
     Figures,
@@ -18,15 +22,18 @@ from common.log.events import (
     Limit,
     Model,
     Perf,
+    Plan,
     Ranks,
     Sample,
     Scaling,
+    Search,
+    SearchStep,
     Share,
     Speedup,
     Timed,
     Windows,
 )
-from common.log.figures import format_figure, percent
+from common.log.figures import percent, rate
 from common.log.reader import Run, UnjudgeableError
 from common.verdict.evidence import (
     RELATIVE_TOLERANCE,
@@ -46,28 +53,37 @@ CONVOLUTIONAL = 0.5  # the share of the operations above which convolution algor
 
 
 def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
-    """One performance run: every batch size that it set out to measure, computed again from its raw samples."""
+    """One performance run: every batch size and mode that it was to measure, computed again from its raw samples."""
     plan = run.start.plan
     if plan is None:
         raise UnjudgeableError("run_start record: no batch_sizes")
-    found, wanted = sorted(row.batch_size for row in run.all(Perf)), sorted({1, *plan.batch_sizes})
-    complete = found == wanted == sorted(plan.batch_sizes) and wanted[0] == 1
-    complete &= {each.batch_size for each in run.all(Latencies)} <= set(wanted)
-    complete &= {each.batch_size for each in run.all(Ranks)} <= set(wanted)
-    yield Check("batch sizes", " ".join(map(str, found)), " ".join(map(str, wanted)), judgeable(complete))
+    searched = formulas.sizes_of(require_search(run, plan))
+    sizes = sorted({*plan.batch_sizes, *searched})
+    cases = [Case(mode, size) for mode in planned_modes(run, plan) for size in sizes]
+    found, wanted = [row.case for row in run.all(Perf)], sorted({1, *sizes})
+    measured = sorted({case.batch_size for case in found})
+    complete = sorted(found) == sorted(cases) and measured == wanted == sizes and wanted[0] == 1
+    complete &= len(set(plan.batch_sizes)) == len(plan.batch_sizes)
+    complete &= {each.case for each in run.all(Latencies)} <= set(cases)
+    complete &= {each.case for each in run.all(Ranks)} <= set(cases)
+    value = " ".join(map(str, measured)) + ("" if complete or measured != wanted else " in other modes than planned")
+    yield Check("batch sizes", value, " ".join(map(str, wanted)), judgeable(complete))
     if not complete:
         return
 
     limits = measured_limits(run)
     yield check_limits(run, limits)
-    figures: dict[int, Figures] = {}
+    figures: dict[Case, Figures] = {}
     for row in run.all(Perf):
-        name, ok = f"batch {row.batch_size}", row.status == "ok"
-        yield Check(f"{name} status", row.status, "ok", passed(ok))
+        name, ok = str(row.case), row.status == "ok"
+        if ok or row.case.mode == EAGER:
+            yield Check(f"{name} status", row.status, "ok", passed(ok))
+        else:  # a backend that can't do it is no fault of the encoder's: the others stand
+            yield Check(f"{name} status", f"{row.status}: {row.reason}", "any: a backend", Verdict.PASS)
         if ok:
-            timed, computed = timed_of(row), compute_figures(run, row.batch_size, limits)
-            computed = replace(computed, issue=compute_issue(run, row.batch_size, timed.figures))
-            figures[row.batch_size] = computed
+            timed, computed = timed_of(row), compute_figures(run, row.case, limits)
+            computed = replace(computed, issue=compute_issue(run, row.case, timed.figures))
+            figures[row.case] = computed
             yield check_summary(name, timed.figures, computed)
             if computed.latency.n < formulas.FEWEST_SAMPLES:
                 yield check_samples(name, computed.latency.n)
@@ -78,15 +94,46 @@ def check_perf(run: Run, bounds: Bounds) -> Iterator[Check]:
         best = max((each.throughput_ips for each in figures.values()), default=0.0)
         verdict = passed(best >= bounds.min_throughput)
         yield Check("best throughput_ips", f"{best:.2f}", f">= {bounds.min_throughput:g}", verdict)
-    if bounds.max_latency_ms is not None and 1 in figures:
-        latency = figures[1].latency.avg_latency_ms
-        verdict = passed(latency <= bounds.max_latency_ms)
-        yield Check("batch 1 avg_latency_ms", f"{latency:.3f}", f"<= {bounds.max_latency_ms:g}", verdict)
+    alone = {case: each.latency.avg_latency_ms for case, each in figures.items() if case.batch_size == 1}
+    if bounds.max_latency_ms is not None and alone:
+        case = min(alone, key=lambda each: alone[each])
+        verdict = passed(alone[case] <= bounds.max_latency_ms)
+        yield Check(f"{case} avg_latency_ms", f"{alone[case]:.3f}", f"<= {bounds.max_latency_ms:g}", verdict)
     if plan.ranks != 1 or run.all(Ranks):
-        for batch_size in plan.batch_sizes:
-            yield from check_ranks(run, batch_size, plan.ranks)
+        for row in run.all(Perf):
+            if row.status == "ok" or row.case.mode == EAGER:
+                yield from check_ranks(run, row.case, plan.ranks)
     for speedup in run.all(Speedup):
-        yield check_speedup(speedup, figures.get(1))
+        yield check_speedup(speedup, figures.get(Case(EAGER, 1)))
+
+
+def planned_modes(run: Run, plan: Plan) -> list[str]:
+    """Eager, and the backends of torch.compile that were named, or else the one of the device."""
+    if plan.backends is None:
+        return [EAGER]
+    names = plan.backends or [options.DEVICE_KINDS[run.one(Env).kind].compiler]
+    return [EAGER, *(COMPILED + name for name in dict.fromkeys(names))]
+
+
+def require_search(run: Run, plan: Plan) -> list[SearchStep]:
+    """The batch sizes that were tried, none where the plan names them all.
+
+    Raises UnjudgeableError where there are others than the plan says, or they do not follow from each other.
+    """
+    found = run.all(Search)
+    if len(found) != (1 if plan.auto else 0):
+        raise UnjudgeableError(f"{len(found)} search records, with{'' if plan.auto else 'out'} --batch-sizes auto")
+    steps = found[0].steps if found else []
+    for step in steps:
+        if (step.status == "ok") != (step.windows is not None):
+            raise UnjudgeableError("search record: a batch size that is ok without samples, or failed with them")
+        if step.windows:
+            require_times(step.windows, "search")
+    doubled = [step.batch_size for step in steps] == [2**turn for turn in range(len(steps))]
+    ends = [formulas.ends_search(steps[: turn + 1]) for turn in range(len(steps))]
+    if found and (not doubled or ends != [False] * (len(steps) - 1) + [True]):
+        raise UnjudgeableError("search record: its batch sizes do not follow from each other")
+    return steps
 
 
 def timed_of(row: Perf) -> Timed:
@@ -96,38 +143,36 @@ def timed_of(row: Perf) -> Timed:
     return row.timed
 
 
-def compute_figures(run: Run, batch_size: int, limits: Limits) -> Figures:
-    """The figures of one batch size, from the raw samples of its three passes."""
-    latency, throughput, end_to_end = (
-        windows_of(run, batch_size, name) for name in ("latency", "throughput", "end_to_end")
-    )
+def compute_figures(run: Run, case: Case, limits: Limits) -> Figures:
+    """The figures of one batch size in a mode, from the raw samples of its three passes."""
+    latency, throughput, end_to_end = (windows_of(run, case, name) for name in ("latency", "throughput", "end_to_end"))
     if (latency.calls, end_to_end.calls) != (1, 1):
-        raise UnjudgeableError(f"batch {batch_size}: a sample of latency or end_to_end is not of one call")
-    ips = formulas.throughput_of(throughput, batch_size)
+        raise UnjudgeableError(f"{case}: a sample of latency or end_to_end is not of one call")
+    ips = formulas.throughput_of(throughput, case.batch_size)
     beside = formulas.beside_the_limit(ips, limits.cost.gflop_per_image, limits.tflops)
-    return formulas.summarize_passes(batch_size, latency, throughput, end_to_end, beside)
+    return formulas.summarize_passes(case.batch_size, latency, throughput, end_to_end, beside)
 
 
-def compute_issue(run: Run, batch_size: int, stated: Figures) -> IssueFigures | None:
+def compute_issue(run: Run, case: Case, stated: Figures) -> IssueFigures | None:
     """What bounds the latency, from the raw samples; None of an earlier log, which has none."""
-    issue, latency = issue_of(run, batch_size), windows_of(run, batch_size, "latency")
+    issue, latency = issue_of(run, case), windows_of(run, case, "latency")
     if stated.issue is None and issue is None:
         return None
     if stated.issue is None or (issue and run.one(Env).kind == "cpu"):
-        raise UnjudgeableError(f"batch {batch_size}: issue times of a CPU, which has no queue, or without a figure")
+        raise UnjudgeableError(f"{case}: issue times of a CPU, which has no queue, or without a figure")
     if issue and (
         issue.calls != 1
         or len(issue.samples_ms) != len(latency.samples_ms)
         or any(issued > whole for issued, whole in zip(issue.samples_ms, latency.samples_ms, strict=True))
     ):
-        raise UnjudgeableError(f"batch {batch_size}: issue times that are not of the calls of the latency pass")
+        raise UnjudgeableError(f"{case}: issue times that are not of the calls of the latency pass")
     return formulas.issue_figures(issue, latency)
 
 
-def issue_of(run: Run, batch_size: int) -> Windows | None:
+def issue_of(run: Run, case: Case) -> Windows | None:
     """How long the calls of the latency pass took to issue; None where that was not timed."""
-    timed = any((each.batch_size, each.pass_) == (batch_size, "issue") for each in run.all(Latencies))
-    return windows_of(run, batch_size, "issue") if timed else None
+    timed = any((each.case, each.pass_) == (case, "issue") for each in run.all(Latencies))
+    return windows_of(run, case, "issue") if timed else None
 
 
 def check_summary(name: str, stated: Figures, computed: Figures) -> Check:
@@ -144,11 +189,11 @@ def check_samples(name: str, timed: int) -> Check:
     return Check(f"{name} timed calls", str(timed), bound, Verdict.CANNOT_JUDGE)
 
 
-def windows_of(run: Run, batch_size: int, name: str) -> Windows:
+def windows_of(run: Run, case: Case, name: str) -> Windows:
     """The raw samples of one pass."""
-    found = [each for each in run.all(Latencies) if (each.batch_size, each.pass_) == (batch_size, name)]
+    found = [each for each in run.all(Latencies) if (each.case, each.pass_) == (case, name)]
     if len(found) != 1:
-        raise UnjudgeableError(f"{len(found)} latencies records of batch {batch_size}, pass {name}, not 1")
+        raise UnjudgeableError(f"{len(found)} latencies records of {case}, pass {name}, not 1")
     return require_times(found[0].windows, "latencies")
 
 
@@ -239,7 +284,7 @@ def check_limits(run: Run, limits: Limits) -> Check:
             faults.append("spread contradicts its samples")
         if limit.dtype != run.one(Model).dtype:
             faults.append(f"the limit is of {limit.dtype}")
-    value = faults[0] if faults else f"{format_figure('gemm_tflops', max(limits.tflops))} TFLOP/s, recomputed"
+    value = faults[0] if faults else f"{rate(max(limits.tflops))}, recomputed"
     return Check("limit", value, "equal", passed(not faults))
 
 
@@ -311,7 +356,7 @@ def check_same_outputs(accuracy: Run, perf: Run) -> Iterator[Check]:
     for row in perf.all(Perf):
         if row.status != "ok":
             continue
-        name, timed = f"batch {row.batch_size} same embedding", timed_of(row)
+        name, timed = f"{row.case} same embedding", timed_of(row)
         expected, found = verified.get(timed.image_sha256), finite(timed.fingerprint)
         if expected is None:
             yield Check(name, "no image in common", "one; give both --image", Verdict.CANNOT_JUDGE)
@@ -338,11 +383,11 @@ def finite(fingerprint: Sequence[float | None] | None) -> list[float]:
 
 
 # ------------------------------------------------------------------------------------------------- several ranks
-def check_ranks(run: Run, batch_size: int, count: int) -> Iterator[Check]:
+def check_ranks(run: Run, case: Case, count: int) -> Iterator[Check]:
     """Of a run on several ranks: each measured the batch size on a device of its own, and the total is theirs."""
-    records, name = [each for each in run.all(Ranks) if each.batch_size == batch_size], f"batch {batch_size} ranks"
+    records, name = [each for each in run.all(Ranks) if each.case == case], f"{case} ranks"
     if len(records) != 1:
-        raise UnjudgeableError(f"{len(records)} ranks records of batch {batch_size}, not 1")
+        raise UnjudgeableError(f"{len(records)} ranks records of {case}, not 1")
     ranks = records[0]
     whole = len(ranks.shares) == count and ranks.status == "ok"
     yield Check(name, f"{len(ranks.shares)}, {ranks.status}", f"{count}, ok", passed(whole))
@@ -390,25 +435,25 @@ def check_regression(run: Run, earlier: Run, allowed: float) -> Iterator[Check]:
     if different:
         yield Check("baseline", "; ".join(different), "the same setting", Verdict.CANNOT_JUDGE)
         return
-    measured = measured_sizes(run)
-    for size in measured_sizes(earlier):
-        if size not in measured:
-            yield Check(f"batch {size} against baseline", "not measured", "measured", Verdict.CANNOT_JUDGE)
+    measured = measured_cases(run)
+    for case in measured_cases(earlier):
+        if case not in measured:
+            yield Check(f"{case} against baseline", "not measured", "measured", Verdict.CANNOT_JUDGE)
             continue
         for name in ("latency", "throughput"):
-            before_ms, now_ms = (call_times(each, size, name) for each in (earlier, run))
+            before_ms, now_ms = (call_times(each, case, name) for each in (earlier, run))
             word = formulas.compare_times(before_ms, now_ms, allowed)
             value = f"{word}: {statistics.median(before_ms):.3f} -> {statistics.median(now_ms):.3f} ms"
             bound = f"at most {allowed * 100:g}% slower"
-            yield Check(f"batch {size} {name} against baseline", value, bound, passed(word != "SLOWER"))
+            yield Check(f"{case} {name} against baseline", value, bound, passed(word != "SLOWER"))
 
 
-def measured_sizes(run: Run) -> list[int]:
-    """The batch sizes that were measured, as they stand in the log."""
-    return [row.batch_size for row in run.all(Perf) if row.status == "ok"]
+def measured_cases(run: Run) -> list[Case]:
+    """What was measured, as it stands in the log."""
+    return [row.case for row in run.all(Perf) if row.status == "ok"]
 
 
-def call_times(run: Run, batch_size: int, name: str) -> list[float]:
+def call_times(run: Run, case: Case, name: str) -> list[float]:
     """The times in ms of a call in one pass; of the throughput pass a window's mean."""
-    windows = windows_of(run, batch_size, name)
+    windows = windows_of(run, case, name)
     return [sample / windows.calls for sample in windows.samples_ms]

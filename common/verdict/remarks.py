@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from common.log import formulas
 from common.log.conclusions import Words
 from common.log.events import (
+    EAGER,
     Accuracy,
     CandidateSource,
     Env,
@@ -31,7 +32,11 @@ from common.verdict.evidence import Check
 
 def remarks_on(group: Sequence[Run]) -> list[Words]:
     """The remarks on runs of one identity, each once, the gravest last."""
-    found = [remark for run in group for remark in (*_doubts(run), *machine.doubts_of(run), *_timing_doubts(run))]
+    found = [
+        remark
+        for run in group
+        for remark in (*_doubts(run), *machine.doubts_of(run), *_timing_doubts(run), *_failed_backends(run))
+    ]
     return list(dict.fromkeys([*found, *caveats_of(group[0])]))
 
 
@@ -125,15 +130,14 @@ def _timing_doubts(run: Run) -> Iterator[Words]:
     for row in run.all(Perf):
         if row.timed is None:
             continue
-        batch, latency, share = row.batch_size, row.timed.figures.latency, row.timed.figures.limit.percent_of_limit
+        batch, latency, share = str(row.case), row.timed.figures.latency, row.timed.figures.limit.percent_of_limit
         if latency.n < formulas.FEWEST_SAMPLES:
             n = latency.n
-            yield Words(f"warning: batch {batch} was timed {n} times only.", f"警告：batch {batch} 仅计时 {n} 次。")
+            yield Words(f"warning: {batch} was timed {n} times only.", f"警告：{batch} 仅计时 {n} 次。")
         elif not latency.stable:
             yield Words(
-                f"warning: batch {batch} is not stable: the middle half of its times spans more than 10% of the "
-                "median.",
-                f"警告：batch {batch} 的耗时不稳定：居中一半的耗时，跨度超过中位数的 10%。",
+                f"warning: {batch} is not stable: the middle half of its times spans more than 10% of the median.",
+                f"警告：{batch} 的耗时不稳定：居中一半的耗时，跨度超过中位数的 10%。",
             )
         if share is None:
             yield Words(
@@ -142,9 +146,22 @@ def _timing_doubts(run: Run) -> Iterator[Words]:
             )
         elif share > formulas.MOST_OF_LIMIT:
             yield Words(
-                f"warning: batch {batch} percent_of_limit {share:.1%}: more than counted operations allow.",
-                f"警告：batch {batch} 的 percent_of_limit 为 {share:.1%}，超出按计算量可能达到的值。",
+                f"warning: {batch} percent_of_limit {share:.1%}: more than counted operations allow.",
+                f"警告：{batch} 的 percent_of_limit 为 {share:.1%}，超出按计算量可能达到的值。",
             )
+
+
+def _failed_backends(run: Run) -> Iterator[Words]:
+    """Each once for all batch sizes that it failed at for the same reason."""
+    failed: dict[tuple[str, str], list[int]] = {}
+    for row in run.all(Perf):
+        if row.status != "ok" and row.case.mode != EAGER:
+            failed.setdefault((row.case.mode, f"{row.status} ({row.reason})"), []).append(row.batch_size)
+    for (mode, words), sizes in failed.items():
+        at = ", ".join(map(str, sizes))
+        yield Words(
+            f"warning: {mode} was not measured at batch {at}: {words}.", f"警告：{mode} 在 batch {at} 未测得：{words}。"
+        )
 
 
 def caveats_of(run: Run) -> Iterator[Words]:

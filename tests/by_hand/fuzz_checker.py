@@ -72,14 +72,16 @@ KEYS: dict[str, tuple[str, ...]] = {
     "accuracy": ("output", "reference"),
     "repeat": ("output", "way"),
     "limit": ("phase",),
-    "latencies": ("batch_size", "pass"),
-    "perf": ("batch_size",),
+    "latencies": ("batch_size", "mode", "pass"),
+    "search": (),
+    "perf": ("batch_size", "mode"),
     "kind": ("batch_size", "name"),
-    "ranks": ("batch_size",),
+    "ranks": ("batch_size", "mode"),
     "speedup": (),
     "machine": ("phase",),
     "run_end": (),
 }
+MISSING = {"mode": "eager"}  # what a key says that is not there
 RAW = {"limit": {"shapes"}, "kind": {"parts"}}  # from which the same figures must follow
 ALL_OR_NONE = {"kind", "repeat"}  # of each batch size, as in a run that was not asked for them, or an earlier one
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
@@ -205,7 +207,7 @@ def _all_or_none(wanted: dict[str, Record], seen: Counter[str]) -> bool:
 
 def _key(record: Record) -> str:
     event = record["event"]
-    return repr((event, *(_number(record.get(key)) for key in KEYS[event])))
+    return repr((event, *(_number(record.get(key, MISSING.get(key))) for key in KEYS[event])))
 
 
 def _number(value: Any) -> Any:
@@ -245,7 +247,7 @@ def _says_the_same(record: Record, good: Record, run: Records) -> bool:
         return False
     if event == "samples":
         return _same_samples(record, good, run)
-    keys = set(good) - free - RAW.get(event, set())
+    keys = set(good) - free - RAW.get(event, set()) - MISSING.keys()
     return all(key in record and _is_allowed(event, key, record, good, run) for key in keys)
 
 

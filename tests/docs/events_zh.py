@@ -57,9 +57,23 @@ CHINESE = {
     "output, with `--golden`": "一个输出，使用 `--golden` 时",
     "hypothesis, after `--explain` or a FAIL": "一个假设，使用 `--explain` 或结果为 FAIL 时",
     "block of the main chain, after `--explain` or a FAIL": "主干中的一个 block，使用 `--explain` 或结果为 FAIL 时",
-    "batch size": "一个 batch size",
-    "batch size and pass": "一个 batch size 的一轮测量",
-    "batch size, under `torchrun`": "一个 batch size，在 `torchrun` 下",
+    "batch size and mode": "一个 batch size 与一种模式",
+    "batch size, mode and pass": "一个 batch size、一种模式的一轮测量",
+    "batch size and mode, under `torchrun`": "一个 batch size 与一种模式，在 `torchrun` 下",
+    "run with `--batch-sizes auto`": "使用 `--batch-sizes auto` 的运行",
+    "Batch sizes from 1, each twice the one before, eager. The last failed, or reached less than 5 % more images a "
+    "second than the best before it, each by its best window. Those that are ok were measured.": (
+        "从 1 开始逐次翻倍的 batch size（eager）。最后一个失败，或其每秒图片数比此前最好的多不到 5 %（均取最快窗口）。"
+        "状态为 ok 的都已测量。"
+    ),
+    "in the order in which they were tried": "按尝试的顺序",
+    "`eager`, or `compile:` and a backend of `torch.compile`; earlier logs have one mode": (
+        "`eager`，或 `compile:` 加 `torch.compile` 的后端名；早期日志只有一种模式"
+    ),
+    "of `torch.compile`, to measure beside eager; none named: the device's own": (
+        "除 eager 外要测量的 `torch.compile` 后端；为空表示设备自身的后端"
+    ),
+    "further batch sizes are those of the `search`": "其余 batch size 取自 `search`",
     "of a perf run": "性能运行",
     "of a perf run, where operations can be counted": "可统计运算量的性能运行",
     "on an NPU": "在 NPU 上",
@@ -145,7 +159,9 @@ CHINESE = {
     "what of the model's the embedding is": "embedding 是模型的哪一种输出",
     "what was done to the weights before they fitted": "为使权重与模型相符所做的改动",
     "of an accuracy run: the precisions that it compares with": "精度运行：参考所用的精度",
-    "of a perf run: by `torch.compile`": "性能运行：是否经 `torch.compile` 编译",
+    "of a perf run of earlier versions: all of it by `torch.compile`": (
+        "早期版本的性能运行：是否全部经 `torch.compile` 编译"
+    ),
     "1e9 floating-point operations, a multiplication and an addition being two": "1e9 次浮点运算，一次乘加计为两次",
     "of `matmul`, `conv`, `attention` and `other`": "按 `matmul`、`conv`、`attention` 与 `other` 分列",
     "with a NaN or infinity": "含 NaN 或无穷大的权重",

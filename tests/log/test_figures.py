@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.log.figures import format_figure, format_metric, percent
+from common.log.figures import format_figure, format_metric, percent, rate
 from common.log.formulas import METRICS
 
 
@@ -68,3 +68,17 @@ def test_a_metric_for_people(metric: str, value: float | None, text: str) -> Non
 )
 def test_a_figure_by_its_key(key: str, value: float, text: str) -> None:
     assert format_figure(key, value) == text
+
+
+@pytest.mark.parametrize(
+    ("tflops", "text"),
+    [
+        (0.0000385, "0.0385 GFLOP/s"),
+        (0.0385, "38.5 GFLOP/s"),
+        (0.0953, "95.3 GFLOP/s"),
+        (0.178, "0.178 TFLOP/s"),
+        (312.4, "312 TFLOP/s"),
+    ],
+)
+def test_small_rates_have_the_smaller_unit(tflops: float, text: str) -> None:
+    assert rate(tflops) == text

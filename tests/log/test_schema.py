@@ -316,8 +316,8 @@ def test_the_names_of_the_events() -> None:
     assert sorted(DECLARED) == [
         "accuracy", "animation", "candidate_source", "cause", "env", "fallback", "inference", "kind", "latencies",
         "layer", "limit", "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks",
-        "reference_source", "repeat", "run_end", "run_start", "sample", "samples", "scaled", "skipped", "speedup",
-        "startup", "transparency", "unread",
+        "reference_source", "repeat", "run_end", "run_start", "sample", "samples", "scaled", "search", "skipped",
+        "speedup", "startup", "transparency", "unread",
     ]  # fmt: skip
 
 
@@ -460,7 +460,9 @@ def test_which_scripts_write_what() -> None:
         *("sample", "samples", "accuracy", "repeat", "noise_floor", "cause", "layer"),
         *("reference_source", "candidate_source"),
     }
-    assert of[PERF] - all_three == {"startup", "limit", "latencies", "perf", "kind", "ranks", "speedup", "machine"}
+    assert of[PERF] - all_three == {
+        *("startup", "limit", "search", "latencies", "perf", "kind", "ranks", "speedup", "machine")
+    }
     assert {"run_start", "numerics", "env", "model", "run_end"} <= all_three
 
 
@@ -528,6 +530,7 @@ def test_the_earlier_logs_have_most_of_the_events() -> None:
         "nonfinite_weights",
         "reference_source",
         "scaled",
+        "search",
         "skipped",
         "transparency",
         "unread",

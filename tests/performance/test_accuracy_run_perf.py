@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,7 +152,7 @@ def test_ranks_have_a_total_only_where_all_of_them_measured(
         for name in ("latency", "throughput", "end_to_end")
     ]
     timed[1].samples_ms = [10.0]
-    subject: Any = None
+    subject: Any = SimpleNamespace(mode="eager")
     measurement = Measurement(subject, 2, (timed[0], timed[1], timed[2]), alone=timed[1] if alone else None)
     with RunLog(tmp_path / "benchmark.log", "accuracy_run_perf.py", []) as log:
         printed.report_ranks(log, First(status=status), [measurement])
@@ -327,56 +326,6 @@ def test_operations_that_cannot_be_counted_leave_the_limit_out(
 def test_start_up_is_apart_from_the_figures(run: Callable[..., Records]) -> None:
     startup = find(run(), "startup")
     assert all(startup[key] > 0 for key in ("load_ms", "place_ms", "first_call_ms"))
-
-
-@pytest.fixture
-def quiet_compiler() -> Iterator[None]:
-    """Its own messages to pytest's handler take longer than all the rest."""
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.mark.usefixtures("quiet_compiler")
-@pytest.mark.parametrize("scale", [1.0, 1.1])
-def test_a_compiled_encoder_is_timed_and_compared_with_the_eager_one(
-    scale: float, run: Callable[..., Records], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each batch size is compiled once; what the compiled encoder computes is held to the eager one's outputs."""
-    compiled: list[int] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        compiled.extend(len(value) for value in inputs if value.ndim == 4 and value.shape[1:] == (3, 32, 32))
-        return lambda *arguments: [output * scale for output in graph.forward(*arguments)]
-
-    compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, **_: compile_with(module, backend=backend, dynamic=False))
-    records = run("--compile", batch_sizes=(1, 2))
-    assert sorted(compiled) == [1, 2]
-    assert find(records, "model")["compiled"] is True
-    assert find(records, "perf", batch_size=2)["output_relative_l2"] == pytest.approx(scale - 1, abs=1e-5)
-
-
-@pytest.mark.usefixtures("quiet_compiler")
-def test_a_compiler_has_room_for_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its limit torch.compile would run eagerly, without a word; here it has room, and then says so."""
-    torch.compiler.reset()
-    backends: list[int] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        backends.append(1)
-        return graph.forward
-
-    compile_with = torch.compile
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "compile", lambda module, **_: compile_with(module, backend=backend, dynamic=False))
-        module = devices.compiled(torch.nn.ReLU(), torch.device("cpu"), 12)
-    for size in range(1, 13):
-        module(torch.ones(size))
-    assert len(backends) == 12
-    with pytest.raises(Exception, match=r"(?i)limit"):
-        for size in range(13, 30):
-            module(torch.ones(size))
 
 
 def test_the_machine_is_recorded_before_and_after(

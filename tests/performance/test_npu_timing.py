@@ -103,7 +103,7 @@ def test_a_lost_synchronisation_is_more_than_the_device_can(forks: Forks, tmp_pa
     """A timer that does not finish measures less than its kernels take. The rule of 105 %: the run is flagged, and the
     checker fails it. Kernels are long, so that launching them takes a fraction of that on a busy machine too.
     """
-    script = without_synchronisation(tmp_path, "        finish(outputs[turn])\n")
+    script = without_synchronisation(tmp_path, "        finish(made[turn])\n")
     records = time_slow_kernels(forks, tmp_path, script, "--iterations", 1, kernel_ms=LONG_KERNEL_MS)
     row = find(records, "perf", batch_size=1)
     assert row["min_latency_ms"] < kernels_of_a_forward(tmp_path) * LONG_KERNEL_MS
