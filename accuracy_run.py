@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   python accuracy_run.py --device npu --image val/ --samples all   # every image; --resume goes on
   python accuracy_run.py --device cpu --save-reference r.safetensors  # the CPU's side, anywhere
   python accuracy_run.py --device npu --reference r.safetensors   # the NPU's side against that file
-  python accuracy_run.py --reference gpu.npy --candidate npu.npy  # two files of inference.py --output
+  python accuracy_run.py --reference gpu.npy --candidate npu.npy  # two files of inference.py
 """
 
 
