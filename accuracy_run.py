@@ -98,8 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.save_reference:
                 kept = known.with_float32(outputs) if "float32" not in precisions else known
                 saved_reference.save(log, args.save_reference, kept, encoder)
-            classifier = encoder.label is not None
-            found = comparison.compare(running, known, outputs, args.threshold, classifier)
+            found = comparison.compare(running, known, outputs, args.threshold, encoder)
             if args.explain or not found.passed:
                 worst = found.worst_image
                 pixel_values = known.pixel_values[worst : worst + 1]

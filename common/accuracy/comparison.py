@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,11 +11,14 @@ from common.accuracy import metrics
 from common.accuracy.reference import Reference
 from common.device import devices
 from common.device.devices import Outputs
+from common.encoder.base import Encoder
 from common.log import formulas
-from common.log.events import OUTPUTS, Accuracy, NoiseFloor, Sample, WorstToken
+from common.log.events import OUTPUTS, Accuracy, NoiseFloor, Sample, Top5, TopEntry, WorstToken
 from common.log.figures import format_figure, format_metric, percent
 from common.log.writer import RunLog
 from common.session import Session
+
+ClassName = Callable[[int], str | None] | None
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,11 @@ class Gate:
 
 
 def compare(
-    running: Session, known: Reference, outputs: Sequence[Outputs], threshold: float, classifier: bool
+    running: Session, known: Reference, outputs: Sequence[Outputs], threshold: float, encoder: Encoder
 ) -> Comparison:
     """Compare the device's outputs of every image with the reference in each of its precisions, and report them.
 
-    Of a `classifier` the embedding is logits: it has to keep its first class.
+    Of a classifier the embedding is logits: it has to keep its first class.
     """
     log, dtype = running.log, devices.dtype_name(running.dtype)
     expected = known.expected_relative_l2.get(dtype, {})
@@ -61,10 +64,12 @@ def compare(
     passed = True
     samples: list[Sample] = []
     for precision in known.outputs:
-        samples += record_samples(log, known, precision, outputs)
+        samples += record_samples(log, known, precision, outputs, encoder.class_name)
+        report_top5(log, samples[-len(OUTPUTS) * len(outputs)])
         for output in OUTPUTS:
             of_output = [each for each in samples if (each.output, each.reference) == (output, precision)]
-            gate = Gate(dtype, threshold, expected.get(output), classifier and output == "embedding")
+            classifier = encoder.label is not None and output == "embedding"
+            gate = Gate(dtype, threshold, expected.get(output), classifier)
             passed &= report_output(log, of_output, gate)
             if (dtype, running.numerics.mode) == ("float32", "strict"):
                 warn_of_noise(log, of_output, floors.get(output))
@@ -73,10 +78,12 @@ def compare(
     return Comparison(passed, worst // len(OUTPUTS), errors[worst])
 
 
-def record_samples(log: RunLog, known: Reference, precision: str, outputs: Sequence[Outputs]) -> list[Sample]:
+def record_samples(
+    log: RunLog, known: Reference, precision: str, outputs: Sequence[Outputs], class_name: ClassName
+) -> list[Sample]:
     """The samples of both outputs of every image, one image after another, against one precision."""
     samples = [
-        compare_sample(known, at, precision, name, reference[at : at + 1], device)
+        compare_sample(known, at, precision, name, reference[at : at + 1], device, class_name)
         for at, of_image in enumerate(outputs)
         for name, reference, device in zip(OUTPUTS, known.outputs[precision], of_image, strict=True)
     ]
@@ -85,12 +92,17 @@ def record_samples(log: RunLog, known: Reference, precision: str, outputs: Seque
     return samples
 
 
-def compare_sample(known: Reference, at: int, precision: str, output: str, r: Tensor, y: Tensor) -> Sample:
+def compare_sample(
+    known: Reference, at: int, precision: str, output: str, r: Tensor, y: Tensor, class_name: ClassName
+) -> Sample:
     """One output of the image at this place: y on the device against r, [1, D] or [1, T, C] each."""
     on_host = y.cpu()
-    fingerprint = worst = None
+    found = metrics.compare(r, on_host)
+    fingerprint = worst = top5 = None
     if output == "embedding":
         fingerprint = metrics.fingerprint(on_host[0])
+        if found.top5_match is not None:
+            top5 = Top5(reference_top5=entries(r[0], class_name), device_top5=entries(on_host[0], class_name))
     else:
         token, error = metrics.worst_token(r[0], on_host[0])
         worst = WorstToken(worst_token=token, worst_token_relative_l2=error)
@@ -102,11 +114,33 @@ def compare_sample(known: Reference, at: int, precision: str, output: str, r: Te
         device=str(y.device),
         dtype=devices.dtype_name(y.dtype),
         shape=list(y.shape),
-        metrics=metrics.compare(r, on_host),
+        metrics=found,
         nonfinite=metrics.count_nonfinite(r, on_host),
         fingerprint=fingerprint,
         worst=worst,
+        top5=top5,
     )
+
+
+def entries(embedding: Tensor, class_name: ClassName) -> list[TopEntry]:
+    """The five largest elements of [D], with their classes where these have names."""
+    return [
+        TopEntry(index=index, value=value, label=class_name(index) if class_name else None)
+        for index, value in metrics.top5(embedding.double()).items()
+    ]
+
+
+def report_top5(log: RunLog, sample: Sample) -> None:
+    """Print the largest elements of an image's embedding on both sides; nothing of one that is not finite."""
+    if sample.top5 is None:
+        return
+    log.line()
+    log.line(f"Top-5 outputs of {sample.image} (index, value): {sample.reference} on the CPU | {sample.device}")
+    sides = list(zip(sample.top5.reference_top5, sample.top5.device_top5, strict=True))
+    for place, (r, y) in enumerate(sides, start=1):
+        label = f", label={y.label}" if y.label else ""
+        log.line(f"  {place}. index={r.index}, value={r.value:.6f} | index={y.index}, value={y.value:.6f}{label}")
+    log.line(f"Top-1 match: {sides[0][0].index == sides[0][1].index}, Top-5 match: {sample.metrics.top5_match == 1}")
 
 
 def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:

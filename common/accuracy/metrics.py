@@ -62,16 +62,25 @@ def sqnr_db(nmse: float) -> float | None:
     return -10 * math.log10(nmse) if nmse > 0 else None
 
 
+def top5(values: Tensor) -> dict[int, float]:
+    """The five largest elements of [N] by their index, the largest first."""
+    largest = values.topk(min(5, values.numel()))
+    return dict(zip(largest.indices.tolist(), largest.values.tolist(), strict=True))
+
+
 def top5_match(r: Tensor, y: Tensor) -> float:
     """The share of the five largest elements of r [N] that are among the five largest of y [N]."""
-    count = min(5, r.numel())
-    return len(set(r.topk(count).indices.tolist()) & set(y.topk(count).indices.tolist())) / count
+    largest = top5(r)
+    return len(largest.keys() & top5(y).keys()) / len(largest)
 
 
 def top1_gap(r: Tensor, y: Tensor) -> float:
-    """(max r - r[argmax y]) / (max r - min r) of r, y [N]; 0 for a constant r, where all are tied."""
+    """(max r - r[argmax y]) / (max r - min r) of r, y [N]; 0 for a constant r, where all are tied.
+
+    Of several largest elements of y it takes the one that `top5` has first.
+    """
     extent = r.max() - r.min()
-    return float((r.max() - r[y.argmax()]) / extent) if extent != 0 else 0.0
+    return float((r.max() - r[next(iter(top5(y)))]) / extent) if extent != 0 else 0.0
 
 
 def worst_token(reference: Tensor, candidate: Tensor) -> tuple[int, float | None]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.device.devices import Outputs
 from common.device.meta import on_meta
-from common.encoder import weights
+from common.encoder import structure, weights
 from common.errors import UserError, first_line
 from common.log.writer import RunLog
 
@@ -90,7 +90,8 @@ class Encoder:
 
     `module` maps pixel_values [B, 3, H, W] to (embedding [B, D], hidden_state [B, T, C]); `embedding_is` says what of
     the model's the first is; `label` names a class by its index, where the model is a classifier with names; `notes`
-    are lines for people about the checkpoint; `pooled` is what was asked for, features without a last layer.
+    are lines for people about the checkpoint; `pooled` is what was asked for, features without a last layer; `hub` and
+    `revision` are of an id.
     """
 
     model: str
@@ -106,6 +107,18 @@ class Encoder:
     label: Callable[[int], str | None] | None = None
     notes: list[str] = field(default_factory=list)
     pooled: bool = False
+    hub: str | None = None
+    revision: str | None = None
+
+    @property
+    def class_name(self) -> Callable[[int], str | None] | None:
+        """`label`, where the weights are a class's own."""
+        return self.label if self.weights_source != "random" else None
+
+    @property
+    def structure(self) -> dict[str, int]:
+        """Its sizes, those that its library names."""
+        return structure.sizes_of(getattr(self.module, "model", self.module))
 
     @property
     def params(self) -> int:

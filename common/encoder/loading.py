@@ -32,6 +32,7 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
             checkpoint = checkpoints.find_checkpoint(wanted, named, partial(_refuse_unusable, called, wanted))
             encoder = _load_from(called, checkpoint, wanted, hashed)
             encoder.model = named.model
+            encoder.hub, encoder.revision = named.hub or None, named.revision
     encoder.pooled = wanted.pooled
     encoder.module.eval()
     return encoder

@@ -289,6 +289,14 @@ class Model(Event):
     numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
     operators: Annotated[list[str], "of the kinds that are probed: `conv`, `matmul`, `attention`, `gelu`, `gelu_tanh`"]
     embedding_is: Annotated[str | None, OPTIONAL, "what of the model's the embedding is"] = None
+    hub: Annotated[str | None, OPTIONAL, OneOf(("modelscope", "huggingface")), "of an id"] = None
+    revision: Annotated[str | None, OPTIONAL, "on that hub, where one was named"] = None
+    structure: Annotated[
+        dict[str, int] | None,
+        OPTIONAL,
+        "its sizes, those that its library names: `patch_size`, `layers`, `hidden_size`, `intermediate_size`, "
+        "`attention_heads`",
+    ] = None
     weights_changes: Annotated[list[str] | None, OPTIONAL, "what was done to the weights before they fitted"] = None
     references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: the precisions that it compares with"] = None
     compiled: Annotated[bool | None, OPTIONAL, "of a perf run of earlier versions: all of it by `torch.compile`"] = None
@@ -397,6 +405,14 @@ class WorstToken:
 
 
 @declare
+class Top5:
+    """The five largest elements of an embedding on both sides, the largest first."""
+
+    reference_top5: Annotated[list[TopEntry], "the five largest elements of `r`"]
+    device_top5: Annotated[list[TopEntry], "the five largest elements of `y`"]
+
+
+@declare
 class Sample(Event, scripts=[ACCURACY]):
     """image, output and reference
 
@@ -414,6 +430,7 @@ class Sample(Event, scripts=[ACCURACY]):
     nonfinite: Annotated[int, "NaN and infinite elements of both"]
     fingerprint: Annotated[Fingerprint | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
     worst: Annotated[WorstToken | None, FLAT, "of a `hidden_state`"] = None
+    top5: Annotated[Top5 | None, FLAT, "of an embedding that is finite"] = None
 
 
 @declare

@@ -33,6 +33,7 @@ CHINESE = {
     "list of objects": "对象列表",
     "list of texts": "文本列表",
     "list of texts, or missing": "文本列表，可缺省",
+    "object, or missing": "对象，可缺省",
     # -------------------------------------------------------------------------------------------- one per, and when
     "run": "一次运行",
     "run, first of all": "一次运行，最先写入",
@@ -152,6 +153,15 @@ CHINESE = {
         "模型用到的、属于探测范围的算子：`conv`、`matmul`、`attention`、`gelu`、`gelu_tanh`"
     ),
     "what of the model's the embedding is": "embedding 是模型的哪一种输出",
+    "of an id": "（模型 id 所在的）",
+    "on that hub, where one was named": "所指定的版本（在该模型库上）",
+    "its sizes, those that its library names: `patch_size`, `layers`, `hidden_size`, `intermediate_size`, "
+    "`attention_heads`": (
+        "模型的尺寸，以模型库给出的为准：`patch_size`、`layers`、`hidden_size`、`intermediate_size`、`attention_heads`"
+    ),
+    "of an embedding that is finite": "`embedding` 且为有限值时",
+    "the five largest elements of `r`": "`r` 中最大的五个元素",
+    "the five largest elements of `y`": "`y` 中最大的五个元素",
     "what was done to the weights before they fitted": "为使权重与模型相符所做的改动",
     "of an accuracy run: the precisions that it compares with": "精度运行：参考所用的精度",
     "of a perf run of earlier versions: all of it by `torch.compile`": (
