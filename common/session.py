@@ -73,6 +73,7 @@ class Session:
                 embedding_is=encoder.embedding_is,
                 hub=encoder.hub,
                 revision=encoder.revision,
+                asked_size=encoder.asked_size,
                 structure=encoder.structure or None,
                 weights_changes=encoder.keys.changes or None,
                 references=None if references is None else sorted(references),

@@ -91,7 +91,7 @@ class Encoder:
     `module` maps pixel_values [B, 3, H, W] to (embedding [B, D], hidden_state [B, T, C]); `embedding_is` says what of
     the model's the first is; `label` names a class by its index, where the model is a classifier with names; `notes`
     are lines for people about the checkpoint; `pooled` is what was asked for, features without a last layer; `hub` and
-    `revision` are of an id.
+    `revision` are of an id; `asked_size` is what --input-size named.
     """
 
     model: str
@@ -109,6 +109,7 @@ class Encoder:
     pooled: bool = False
     hub: str | None = None
     revision: str | None = None
+    asked_size: int | None = None
 
     @property
     def class_name(self) -> Callable[[int], str | None] | None:

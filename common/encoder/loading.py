@@ -33,7 +33,7 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
             encoder = _load_from(called, checkpoint, wanted, hashed)
             encoder.model = named.model
             encoder.hub, encoder.revision = named.hub or None, named.revision
-    encoder.pooled = wanted.pooled
+    encoder.pooled, encoder.asked_size = wanted.pooled, wanted.input_size
     encoder.module.eval()
     return encoder
 

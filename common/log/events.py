@@ -289,8 +289,9 @@ class Model(Event):
     numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
     operators: Annotated[list[str], "of the kinds that are probed: `conv`, `matmul`, `attention`, `gelu`, `gelu_tanh`"]
     embedding_is: Annotated[str | None, OPTIONAL, "what of the model's the embedding is"] = None
-    hub: Annotated[str | None, OPTIONAL, OneOf(("modelscope", "huggingface")), "of an id"] = None
+    hub: Annotated[str | None, OPTIONAL, OneOf(("modelscope", "huggingface")), "that `model` is an id of"] = None
     revision: Annotated[str | None, OPTIONAL, "on that hub, where one was named"] = None
+    asked_size: Annotated[int | None, OPTIONAL, "pixels a side, where `--input-size` named them"] = None
     structure: Annotated[
         dict[str, int] | None,
         OPTIONAL,

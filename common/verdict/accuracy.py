@@ -147,8 +147,9 @@ def contradictions_in_top5(samples: Sequence[Sample], output: str) -> Iterator[s
         return
     names: dict[int, str | None] = {}
     for sample, top5 in found:
-        count, metrics = min(5, sample.shape[-1]), sample.metrics
-        if not all(are_largest(each, count, sample.shape[-1]) for each in (top5.reference_top5, top5.device_top5)):
+        width, metrics = max(sample.shape[-1:], default=0), sample.metrics
+        count = min(5, width)
+        if not all(are_largest(each, count, width) for each in (top5.reference_top5, top5.device_top5)):
             yield "the top-5 are not the largest elements in their order"
             return
         r = {entry.index: entry.value or 0.0 for entry in top5.reference_top5}

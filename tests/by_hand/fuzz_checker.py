@@ -51,7 +51,7 @@ INFORMS = {
     "run_start": {"argv", "utc", "git"},
     "numerics": {"gelu_replaced", "gelu_tanh"},  # the second is of an operator that the tiny model has not
     "env": {"cpu_count", "cpu_quota", "device_count", "cpu_threads"},
-    "model": {"compiled"},
+    "model": {"compiled", "hub", "revision", "asked_size"},
     "sample": {"image"},
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
@@ -252,6 +252,8 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if key == "fingerprint":  # within 1 % of the other run's; those of the images of one run alone are any
         alone = event == "sample" and record["image_sha256"] not in {r.get("image_sha256") for r in run[:5]}
         return isinstance(value, list) and all(map(_is_number, value)) and (alone or math.dist(value, old) < 0.011)
+    if event == "sample" and key in ("reference_top5", "device_top5"):
+        return _same_places(value, old)
     if (event, key) == ("perf", "output_relative_l2"):
         return _is_number(value) and 0 <= value <= 0.01
     if (event, key) == ("model", "weights_source"):
@@ -268,6 +270,15 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if (event, key) == ("ranks", "shares"):
         return isinstance(value, list) and len(value) == len(old) and all(map(_same_share, value, old))
     return (event, key) == ("ranks", "alone") and isinstance(value, dict) and _same_rate(value, old)
+
+
+def _same_places(entries: Any, good: Records) -> bool:
+    """The same elements in the same order; their values are near each other by the sample's `max_abs_error`."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return False
+    values = [entry.get("value") for entry in entries]
+    places = [entry.get("index") for entry in entries] == [entry["index"] for entry in good]
+    return places and all(map(_is_number, values)) and values == sorted(values, reverse=True)
 
 
 def _is_precise(key: str, value: Any) -> bool:

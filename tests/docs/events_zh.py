@@ -34,6 +34,7 @@ CHINESE = {
     "list of texts": "文本列表",
     "list of texts, or missing": "文本列表，可缺省",
     "object, or missing": "对象，可缺省",
+    "integer, or missing": "整数，可缺省",
     # -------------------------------------------------------------------------------------------- one per, and when
     "run": "一次运行",
     "run, first of all": "一次运行，最先写入",
@@ -153,8 +154,9 @@ CHINESE = {
         "模型用到的、属于探测范围的算子：`conv`、`matmul`、`attention`、`gelu`、`gelu_tanh`"
     ),
     "what of the model's the embedding is": "embedding 是模型的哪一种输出",
-    "of an id": "（模型 id 所在的）",
-    "on that hub, where one was named": "所指定的版本（在该模型库上）",
+    "that `model` is an id of": "`model` 这一 id 所在的模型库",
+    "on that hub, where one was named": "该模型库上的版本，仅当指定时",
+    "pixels a side, where `--input-size` named them": "边长（像素），仅当以 `--input-size` 指定时",
     "its sizes, those that its library names: `patch_size`, `layers`, `hidden_size`, `intermediate_size`, "
     "`attention_heads`": (
         "模型的尺寸，以模型库给出的为准：`patch_size`、`layers`、`hidden_size`、`intermediate_size`、`attention_heads`"

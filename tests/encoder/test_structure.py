@@ -1,4 +1,4 @@
-"""The sizes of a transformer, as its published page has them."""
+"""What a published page has of an encoder beside its weights: its sizes, and where its id is from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import timm
 import torch
 from transformers import AutoModel, CLIPVisionConfig, CLIPVisionModelWithProjection, SwinConfig, ViTConfig
 
+from common.cli.options import ModelChoice
+from common.encoder import loading
 from common.encoder.structure import sizes_of
 
 GIANT = {"patch_size": 14, "layers": 40, "hidden_size": 1408, "intermediate_size": 6144, "attention_heads": 16}
@@ -44,3 +46,19 @@ def test_transformers_models() -> None:
         assert sizes_of(AutoModel.from_config(of_config(HUGE))) == HUGE
         assert sizes_of(CLIPVisionModelWithProjection(CLIPVisionConfig())) == CLIP
         assert sizes_of(AutoModel.from_config(SwinConfig())) == {}
+
+
+def test_an_encoder_knows_the_hub_and_size_that_it_was_asked_for_by() -> None:
+    encoder = loading.load_encoder(ModelChoice("timm/test_vit", "random", revision="v1", input_size=96))
+    assert (encoder.hub, encoder.revision, encoder.asked_size) == ("modelscope", "v1", 96)
+    assert encoder.structure["layers"] == 6
+    encoder = loading.load_encoder(ModelChoice("demo"))
+    assert (encoder.hub, encoder.revision, encoder.asked_size, encoder.structure) == (None, None, None, {})
+
+
+def test_random_weights_have_no_class_names() -> None:
+    trained, random = (loading.load_encoder(ModelChoice("demo", weights)) for weights in (None, "random"))
+    assert trained.class_name is not None
+    assert trained.class_name(400) == "academic gown, academic robe, judge's robe"
+    assert random.label is not None
+    assert random.class_name is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
 import re
@@ -10,26 +9,36 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import pytest
 import yaml
 from conftest import PERF_QUICK, ROOT, Runner
 from helpers.events import read_log
+from helpers.hostile import (
+    HOSTILE,
+    NPU,
+    assert_same_structure,
+    complete,
+    explained,
+    on_device,
+    out_of_memory,
+    poisoned,
+    with_all,
+    with_speedup,
+)
 from helpers.logs import Edit, Records, change, drop, edited, find, read_records, with_kinds
 from huggingface_hub import ModelCard
 from jinja2 import TemplateError, nodes
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 import check_accuracy_run_perf as checker
 from common.errors import UserError
-from common.log import figures, schema
+from common.log import figures
 from common.log.bottlenecks import conclude_kinds
-from common.log.events import DECLARED, RunStart
+from common.log.events import RunStart
 from common.log.formulas import LATENCY_KEYS
 from common.log.framing import printable
 from common.log.reader import Run, read_runs
@@ -95,35 +104,6 @@ def copied(evidence: Path, folder: Path, **edits: Edit) -> Path:
     return folder
 
 
-def explained(records: Records) -> None:
-    """Adds what --explain finds on a device with HF32 and a tanh GELU, and a block that stands out."""
-    common = {"run": records[0]["run"], "seq": 0}
-    found = [("conv_hf32", 0.143), ("conv_hf32+gelu_tanh", 0.9987), ("bfloat16", -1822.3)]
-    unknown = dict.fromkeys(("residual", "correlation", "size", "repeatable"))
-    added = [
-        {**common, "event": "cause", "cause": cause, "explained": share, "best": share > 0.9, **unknown}
-        for cause, share in found
-    ]
-    for block, isolated in enumerate((1.25e-5, 0.0321)):
-        layer = {"event": "layer", "block": block, "name": f"blocks.{block}", "isolated": isolated}
-        added.append({**common, **layer, "propagated": isolated * 2, "blamed": isolated > 0.01})
-    records[-1:-1] = added
-
-
-def with_speedup(records: Records) -> None:
-    latency = find(records, "perf", batch_size=1)["avg_latency_ms"]
-    fields = {"speedup": 20.0 / latency, "baseline_latency_ms": 20.0, "baseline_threads": 2}
-    records.insert(
-        -1, {"run": records[0]["run"], "seq": 0, "event": "speedup", **fields, "baseline_samples_ms": [20.0]}
-    )
-
-
-def with_all(records: Records) -> None:
-    """Adds all that a perf run may say beside its figures."""
-    with_speedup(records)
-    with_kinds(records)
-
-
 # ---------------------------------------------------------------------------------------------------- the figures
 def leaves(value: Any) -> Iterator[str | float]:
     """Every text and number of a record, but its raw samples."""
@@ -142,7 +122,7 @@ def printed_forms(number: float) -> set[str]:
     """How a figure may stand on a page."""
     plain = {format(number, form) for form in (".0f", ".1f", ".2f", ".3f", ".6f", ".3g", "g")}
     percents = {f"{max(number, 0) * 100:{form}}%" for form in (".0f", ".1f", ".4f", ".3g", ".5g")}
-    return plain | percents | {f"{number / 1e6:.1f}"}
+    return plain | percents | {f"{number / 1e6:.1f}", f"{number * 4e-9:.2f}", repr(number)}
 
 
 def known_figures(folder: Path, printed: str) -> set[str]:
@@ -252,8 +232,10 @@ def test_the_tables_are_the_records_cell_by_cell(
 def test_the_inference_result_is_that_of_the_log_beside(report: Report, evidence: Path) -> None:
     _, pages = report(evidence)
     top = find(read_records(evidence / "inference.log"), "inference")["topk"]
-    rows = table_with(pages["report.md"], "index", "value", "label")
-    assert [(row["index"], row["value"]) for row in rows] == [(str(e["index"]), f"{e['value']:.6f}") for e in top]
+    for name in PAGES:
+        found = re.findall(r"^  (\d)\. index=(\d+), value=(-?[\d.]+)", pages[name], re.MULTILINE)
+        assert found == [(str(at), str(e["index"]), f"{e['value']:.6f}") for at, e in enumerate(top, start=1)]
+        assert "Output shape: [1, 1000]\nOutput dtype: torch.float32\n" in pages[name]
 
 
 def test_a_folder_of_images_does_not_make_a_page_of_a_thousand_tables(
@@ -345,6 +327,15 @@ def head_of(page: str) -> str:
     return page.split("\n# ", 1)[1].split("\n## ", 1)[0]
 
 
+def title_of(page: str) -> str:
+    return re.findall(r"^# (.*)$", page, re.MULTILINE)[0]
+
+
+def prose_of(page: str) -> str:
+    """A page without its blocks of code, of which one is what the checker printed."""
+    return re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
 def test_the_headline_is_right_under_the_verdict(report: Report, evidence: Path, tmp_path: Path) -> None:
     folder = copied(evidence, tmp_path / "logs", benchmark=with_speedup)
     _, pages = report(folder)
@@ -388,8 +379,8 @@ def test_a_run_on_the_cpu_is_not_said_to_lack_a_cpu_baseline(report: Report, evi
 def test_each_warning_and_caveat_is_said_once(report: Report, evidence: Path, tmp_path: Path) -> None:
     _, pages = report(copied(evidence, tmp_path / "logs", benchmark=change("perf", "stable", False, batch_size=1)))
     for name, words in (("report.md", "warning: batch 1 is not stable"), ("report.zh-CN.md", "警告：batch 1")):
-        assert pages[name].count(words) == head_of(pages[name]).count(words) == 1
-    assert " ".join(pages["report.md"].split()).count("it says nothing about an NPU") == 1
+        assert prose_of(pages[name]).count(words) == head_of(pages[name]).count(words) == 1
+    assert " ".join(prose_of(pages["report.md"]).split()).count("it says nothing about an NPU") == 1
 
 
 def confirmed(records: Records) -> None:
@@ -526,7 +517,7 @@ def test_how_to_run_has_the_checkers_flags_and_no_folder_of_the_machine(report: 
         assert "pip install -r requirements.txt\n" in block
         assert str(evidence) not in pages[name]
         assert pages[name].split("```bash", 1)[0].count("`PATH/TO/`") == 1
-    assert "## 运行方法\n" in pages["report.zh-CN.md"]
+    assert "## 推理运行\n" in pages["report.zh-CN.md"]
     comments = re.findall(r"# (.*)", block_of(pages["report.zh-CN.md"]))
     assert comments
     assert all(re.search(r"[\u4e00-\u9fff]", comment) for comment in comments)
@@ -543,18 +534,6 @@ def test_on_an_npu_torch_is_kept(report: Report, evidence: Path, tmp_path: Path)
 
 
 # ---------------------------------------------------------------------------------------------- what it proves
-NPU = {"device": "npu:0", "device_name": "Ascend910B2", "simulated": False, "torch_npu": "2.9.0", "cann": "8.5.1"}
-
-
-def on_device(**env: object) -> Edit:
-    def edit(records: Records) -> None:
-        find(records, "env").update(env, parameters_device=env["device"])
-        find(records, "model").update(model="timm/tiny", weights_source="timm/tiny")
-        for record in records:
-            if record["event"] in ("sample", "perf"):
-                record["device"] = env["device"]
-
-    return edit
 
 
 def card_of(page: str) -> dict[str, Any]:
@@ -570,8 +549,9 @@ def test_a_real_npu_is_tagged(report: Report, evidence: Path, tmp_path: Path) ->
     assert code == 0, pages["out"]
     for name in PAGES:
         card = card_of(pages[name])
-        assert card["tags"] == ["NPU", "Ascend", "Ascend910B2", "timm"]
+        assert card["tags"] == ["NPU", "Ascend", "Ascend910B2", "A2", "910B", "timm"]
         assert card["hardwares"] == ["NPU"]
+        assert card["hardware"] == "NPU"
         assert card["library_name"] == "timm"
         assert card["base_model"] in ("timm/tiny", ["timm/tiny"])
         assert "nothing about" not in head_of(pages[name])
@@ -594,7 +574,8 @@ def test_a_cpu_and_a_simulation_are_named_first_and_never_tagged_as_an_npu(
     for name, word in zip(PAGES, words, strict=True):
         assert word in head_of(pages[name]).split("\n\n")[1].replace("\n> ", " ")
         card = card_of(pages[name])
-        assert not {"NPU", "Ascend"} & {*card["tags"], *card.get("hardwares", [])}
+        named = [*card["tags"], *card.get("hardwares", []), card.get("hardware", ""), pages[name].splitlines()[-1]]
+        assert not re.search("NPU|Ascend|910|昇腾", " ".join([*named, title_of(pages[name])]))
 
 
 def test_random_weights_are_named_first(report: Report, evidence: Path, tmp_path: Path) -> None:
@@ -671,85 +652,13 @@ def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidenc
     assert code == 0, pages["out"]
     headings = re.findall(r"^## (.*)$", pages["report.md"], re.M)
     always = set(sections_of("report.md")) - {"Comparison"}
-    assert len(headings) == len(set(headings)) == 2 * len(always) + 1
+    at_the_end = {"Screenshot of the verdict", "Log files", "Notes", "Citation", "Tags"}
+    assert at_the_end <= set(headings)
+    assert len(headings) == len(set(headings)) == 2 * len(always) + len(at_the_end)
     assert "latency-2.png" in pages["report.md"]
 
 
 # ------------------------------------------------------------------------------------------------- nothing is markup
-HOSTILE = [
-    "a|b||c",
-    "`code` ``` ~~~",
-    "x](javascript:alert(1)) ![y](http://evil/z.png)",
-    "<script>alert(1)</script><img src=x onerror=y>",
-    "line\n\n# heading\r\n- item\n---\n",
-    "\x1b[31mred\x1b]0;title\x07\x9b2J",
-    "--- *bold* __strong__ _em_ ~~gone~~",
-    "cod\u202egnp.exe \u200b\u2066 \ufeff",
-    "http://evil.example www.evil.example mailto:a@b.c &lt;b&gt; &#60;",
-    "\\|back\\slash\\",
-    "1. one [x]: http://evil [^1]",
-    "\ud800 lone",
-]
-
-
-# What decides whether there is a run at all.
-FRAME = {("run_start", "script"), ("run_end", "status"), ("run_end", "records_sha256")}
-
-
-def poisoned(bad: str) -> Edit:
-    """The text in every field of every event that holds any text, and nothing of what may be missing left out."""
-
-    def inside(kind: Any, value: Any) -> Any:
-        if kind is str:
-            return bad
-        if value is None:
-            return None
-        if dataclasses.is_dataclass(kind):
-            return fields(kind, value, "")
-        if get_origin(kind) is list:
-            return [inside(get_args(kind)[0], each) for each in value]
-        if kind is Any or get_args(kind)[1:] == (Any,):
-            return dict.fromkeys(value, bad)
-        return value
-
-    def fields(declaration: Any, record: dict[str, Any], event: str) -> dict[str, Any]:
-        for member in schema.members(declaration):
-            if member.flat:
-                fields(member.kind, record, event)
-            elif member.key in record and not member.one_of and (event, member.key) not in FRAME:
-                record[member.key] = inside(member.kind, record[member.key])
-        return record
-
-    def edit(records: Records) -> None:
-        for record in records:
-            fields(DECLARED[record["event"]], record, record["event"])
-
-    return edit
-
-
-def complete(kind: str) -> Edit:
-    """Adds to a run of this kind every event that it may hold, so that every text of a page is there."""
-
-    def edit(records: Records) -> None:
-        common = {"run": records[0]["run"], "seq": 0}
-        added: list[dict[str, Any]] = [
-            {"event": "fallback", "operators": ["aten::x"]},
-            {"event": "skipped", "image": "x.jpg", "reason": "y"},
-            {"event": "animation", "image": "x.gif", "frames": 2},
-            {"event": "nonfinite_weights", "tensors": ["x"]},
-        ]
-        if kind == "accuracy":
-            explained(records)
-            source = dict.fromkeys(("file", "file_sha256", "model", "code_sha256", "git"), "x")
-            added.append({"event": "noise_floor", "output": "embedding", "relative_l2": 1e-7})
-            more = {"precisions": ["x"], "preprocess": {"source": "x"}, "versions": {"torch": "x"}}
-            added.append({"event": "reference_source", **source, **more})
-        if kind == "benchmark":
-            out_of_memory(records)
-            with_all(records)
-        records[-1:-1] = [{**common, **record} for record in added]
-
-    return edit
 
 
 def test_the_poison_reaches_every_event() -> None:
@@ -759,26 +668,6 @@ def test_the_poison_reaches_every_event() -> None:
     poisoned("bad")([record])
     assert record["topk"] == [{"index": 1, "value": 1.0, "label": "bad"}]
     assert (record["image"], record["image_sha256"], record["output_shape"]) == ("bad", "bad", [1])
-
-
-def walk(tokens: list[Token]) -> Iterator[Token]:
-    for token in tokens:
-        yield token
-        yield from walk(token.children or [])
-
-
-def structure(page: str) -> Counter[str]:
-    """What a page is made of for a Markdown reader, but for its plain text and line breaks."""
-    body = page.split("\n---\n", 1)[1]
-    found = walk(MarkdownIt("commonmark", {"html": True}).enable("table").parse(body))
-    return Counter(token.type for token in found if token.type not in ("text", "softbreak", "text_special"))
-
-
-def targets(page: str) -> set[str]:
-    found = walk(MarkdownIt("commonmark").enable("table").parse(page.split("\n---\n", 1)[1]))
-    return {
-        str(token.attrs.get("href") or token.attrs["src"]) for token in found if token.type in ("link_open", "image")
-    }
 
 
 @pytest.mark.parametrize("bad", HOSTILE)
@@ -803,12 +692,6 @@ def test_no_text_becomes_markup(bad: str, report: Report, evidence: Path, tmp_pa
         assert all(re.fullmatch(r"[\w.-]+", word) for word in [*card["tags"], *card.get("hardwares", [])])
     shown = [cell for rows in tables(pages["hostile"]["report.md"]) for row in rows for cell in row]
     assert shown.count(printable(bad).strip()) > 20
-
-
-def assert_same_structure(page: str, plain: str) -> None:
-    assert structure(page) == structure(plain)
-    assert targets(page) == targets(plain)
-    assert not re.search(r"<script|<img|\]\(javascript|\]\(http", page)
 
 
 # Ways in which somebody may put a value into a template, none of which thinks of escaping.
@@ -912,13 +795,6 @@ def odd(records: Records) -> None:
     """An error that is exactly zero, and one that is not finite."""
     explained(records)
     find(records, "layer", block=0).update(isolated=0.0, propagated=None)
-
-
-def out_of_memory(records: Records) -> None:
-    row = find(records, "perf", batch_size=2)
-    kept = {key: row[key] for key in ("run", "seq", "event", "batch_size")}
-    records[records.index(row)] = {**kept, "status": "oom", "reason": "out of memory"}
-    records[:] = [r for r in records if not (r["event"] == "latencies" and r["batch_size"] == 2)]
 
 
 HOSTILE_PLOT = poisoned("$\\frac{$ \x1b[31m \u202e 中文 <b>" + "long " * 50)
