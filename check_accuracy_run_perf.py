@@ -197,14 +197,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = sorted(summary.rows_of(judgement), key=summary.ORDERS[args.sort])
     if len(rows) > 1:
         for line in summary.lines_of(rows):
-            print(line)
+            launch.say(line)
     if args.verbose:
         print_table(judgement.checks)
         for remark in judgement.remarks:
-            print(shortened(remark.en))
+            launch.say(shortened(remark.en))
     else:
         for line in glance.lines_of(judgement):
-            print(line)
+            launch.say(line)
     if args.report or args.publish:
         typed = sys.argv[1:] if argv is None else list(argv)
         write_pages(args, replace(judgement, argv=typed), read.logs, baseline, compared)
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files.write_json(args.json, judgement, rows)
     if args.junit:
         files.write_junit(args.junit, judgement)
-    print(f"OVERALL: {judgement.verdict}")
+    launch.say(f"OVERALL: {judgement.verdict}")
     return int(judgement.verdict)
 
 
@@ -224,7 +224,7 @@ def print_table(checks: Sequence[Check]) -> None:
     rows.insert(0, ("check", "value", "bound", "verdict"))
     widths = [max(len(row[column]) for row in rows if len(row[column]) <= WIDEST) for column in range(3)]
     for name, value, bound, verdict in rows:
-        print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {bound:<{widths[2]}}  {verdict}".rstrip())
+        launch.say(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {bound:<{widths[2]}}  {verdict}".rstrip())
 
 
 def shortened(text: str) -> str:
@@ -242,7 +242,7 @@ def write_pages(
     inferences = [run for run in judgement.runs if run.script == INFERENCE]
     paths, found = ([], inferences) if inferences else read_beside(logs)
     if args.report:
-        pages.write(args.report, judgement, found, args.template)
+        pages.write(args.report, judgement, found, args.template, summary.ORDERS[args.sort])
     if args.publish:
         sources = port.Sources(logs, [*paths, *beside(logs, CHECK_LOG)], baseline, compared)
         port.publish(args.publish, judgement, found, sources, args.judging, args.language, args.template)

@@ -35,6 +35,7 @@ from common.report.hardware import words_for
 from common.report.markdown import Markdown
 from common.verdict.evidence import Check, Group, Judgement, Verdict
 from common.verdict.remarks import caveats_of
+from common.verdict.summary import Row
 
 SHORT = 8  # digits of a hash
 PLAIN = re.compile(r"[A-Za-z0-9][\w. -]{0,60}", re.ASCII)  # a name that can be a tag
@@ -305,6 +306,19 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A row of the table of several encoders, and the page that says more: its names by language; none of a log that
+    can't be judged.
+    """
+
+    row: Row
+    names: Mapping[str, str] | None = None
+
+    def link(self, language: str) -> Markdown | None:
+        return Markdown(self.names[language]) if self.names else None
+
+
+@dataclass(frozen=True)
 class Page:
     """A judgement, and what there is to say of each of its groups. `lines` are those of the verdict as a terminal shows
     them, `twin` is the file of the same page in the other language, `port` what a folder to publish has beside,
@@ -317,6 +331,7 @@ class Page:
     twin: str = ""
     port: Port | None = None
     left_out: Sequence[str] = ()
+    summary: Sequence[Entry] = ()
 
     @property
     def models(self) -> list[str]:

@@ -19,7 +19,7 @@ OPENING = re.compile(r"^(?:[-+=](?=[-=\s]|$)|\d+[.)](?=\s|$))")  # what begins a
 BLOCK = re.compile(r"[-+*=>#|]|`{3}|~{3}|\d+[.)]")  # what can begin another kind of block
 CONTINUED = re.compile(r"\n(?! *- |>) *")  # a line's end inside a paragraph or an item
 RISKY = re.compile(r"`(?=``)|~(?=~~)|<(?=[A-Za-z/!?])|\](?=\()")
-FENCED = re.compile(r"^(```.*?^```\n)", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^(```.*?^```(?:\n|\Z))", re.MULTILINE | re.DOTALL)
 WIDTH = 120
 NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 ELIDED = "..."

@@ -10,24 +10,34 @@ from common.errors import UserError, first_line
 from common.log.reader import Run
 from common.log.whole_files import write_all
 from common.report.facts import Page, Topic, belongs
-from common.verdict import glance
+from common.verdict import glance, summary
 from common.verdict.evidence import Judgement
+from common.verdict.summary import Order
 
 TEMPLATES = {"en": "{}.md.j2", "zh": "{}.zh-CN.md.j2"}
-REPORT, FAILURE, SUBMISSION = "report", "fail", "submission"
+REPORT, FAILURE, SUBMISSION, SUMMARY = "report", "fail", "submission", "summary"
 LANGUAGES = {"en": "report.md", "zh": "report.zh-CN.md"}  # the names of a report's pages
 
 
-def write(folder: Path, judgement: Judgement, inferences: Sequence[Run], template: Path | None = None) -> None:
+def write(
+    folder: Path,
+    judgement: Judgement,
+    inferences: Sequence[Run],
+    template: Path | None = None,
+    order: Order = summary.ORDERS["name"],
+) -> None:
     """Write the pages and plots into the folder, and a page of the user's own template.
 
-    Raises UserError when that can't be done.
+    Several encoders have a page each, and one before them with their table in this order. Raises UserError when that
+    can't be done.
     """
     require_packages("--report")
-    from common.report import rendering
+    from common.report import many, rendering
 
-    page, contents = draw(judgement, inferences)
-    texts = {language: text_of(page, language, LANGUAGES) for language in LANGUAGES}
+    kind = SUMMARY if len(summary.rows_of(judgement)) > 1 else REPORT
+    several = kind == SUMMARY
+    page, contents = many.draw(judgement, inferences, order) if several else draw(judgement, inferences)
+    texts = {language: text_of(page, language, LANGUAGES, kind) for language in LANGUAGES}
     contents |= {LANGUAGES[language]: text.encode() for language, text in texts.items()}
     if template:
         contents |= {template.name.removesuffix(".j2"): rendering.fill(template, page, texts).encode()}
@@ -46,7 +56,7 @@ def require_packages(flag: str) -> None:
 def draw(
     judgement: Judgement, inferences: Sequence[Run], assets: str = "", logs: str = "", left_out: Sequence[str] = ()
 ) -> tuple[Page, dict[str, bytes]]:
-    """What the pages say, and their plots by their names, which are below `assets`.
+    """What the pages say of one encoder at most, and their plots by their names, which begin with `assets`.
 
     `logs` is where the logs are from the pages, `left_out` the flags that a run in their folder does not need.
     """
@@ -54,10 +64,9 @@ def draw(
 
     contents: dict[str, bytes] = {}
     topics = []
-    for place, group in enumerate(judgement.groups, start=1):
+    for group in judgement.groups:
         drawn = plots.draw_all(group)
-        suffix = "" if place == 1 else f"-{place}"
-        names = {name: f"{assets}{name}{suffix}.png" for name in drawn}
+        names = {name: f"{assets}{name}.png" for name in drawn}
         contents |= {names[name]: image for name, image in drawn.items()}
         known = [run for run in inferences if belongs(run, group)]
         topics.append(Topic(group, known, names, judgement.argv, left_out, logs))
@@ -78,7 +87,7 @@ def text_of(page: Page, language: str, names: dict[str, str], template: str = RE
 
     twin = next(name for other, name in names.items() if other != language)
     body = rendering.render(replace(page, twin=twin), TEMPLATES[language].format(template))
-    return f"{card.front_matter(page)}\n{body}" if template == REPORT else body
+    return f"{card.front_matter(page)}\n{body}" if template in (REPORT, SUMMARY) else body
 
 
 def submission_of(page: Page, language: str) -> str:

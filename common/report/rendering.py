@@ -28,6 +28,7 @@ from common.report import card, named
 from common.report.facts import Page, causes_of, explained_samples, kinds_of
 from common.report.markdown import Markdown, escape, tidy, verbatim
 from common.report.scoring import scoring_of
+from common.verdict import glance, summary
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -71,9 +72,9 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"EAGER": EAGER, "ratios_of": formulas.ratios_of}
     made.globals |= {"gain_of": formulas.gain_of, "best_sizes": best_sizes}
     made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
-    made.globals["scoring_of"] = scoring_of
+    made.globals |= {"scoring_of": scoring_of, "sentence": glance.sentence}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
-    made.filters |= {"times": times, "rate": rate}
+    made.filters |= {"times": times, "rate": rate, "shown": summary.shown}
     made.filters |= {"verbatim": verbatim, "plainly": plainly}
     return made
 

@@ -25,7 +25,7 @@ AT_MOST = "<= "
 SENTENCES = {
     r"(?P<of>\S+\.py) (?P<run>\w+)": "run {run} of {of} is not whole: {value}",
     "logs": "a log can't be read; the error says why",
-    "log (?P<of>.*)": "{of} can't be read; the error says why",
+    "log (?P<of>.*)": "{of}{value}",
     "evidence": "the logs hold {value}",
     "records": "the records do not suffice: {value}",
     "same setting": "the runs are of different things: {value}",

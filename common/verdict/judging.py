@@ -33,8 +33,11 @@ class UnreadableLogError(UserError):
 
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(f"{name}{fault}")
-        self.log = Path(name).name
-        self.reason = f"{self.log}{fault}"
+        self.log, self.fault = Path(name).name, fault
+
+    @property
+    def reason(self) -> str:
+        return f"{self.log}{self.fault}"
 
 
 @dataclass
@@ -66,7 +69,7 @@ def read_each(names: Sequence[str], only: str | None = None) -> Read:
         try:
             runs = _read_log(log)
         except UnreadableLogError as error:
-            error.log, error.reason = folder + error.log, folder + error.reason
+            error.log = folder + error.log
             found.errors.append(error)
             continue
         for run in runs:
@@ -145,7 +148,7 @@ def judge(
     """
     runs = of_kind(runs, only)
     kinds = [kind for kind in KIND.values() if only in (None, kind)]
-    checks = [Check(f"log {error.log}", "unreadable", "readable", Verdict.CANNOT_JUDGE) for error in errors]
+    checks = [Check(f"log {error.log}", error.fault, "readable", Verdict.CANNOT_JUDGE) for error in errors]
     checks += [check_integrity(run) for run in runs]
     faulty = [*(error.log for error in errors), *(run.log for run in runs if run.problems)]
     groups, faults = group_runs([run for run in runs if not run.problems])

@@ -636,7 +636,7 @@ def test_logs_that_can_not_be_read_leave_a_page_that_says_so(report: Report, tmp
     assert "What is missing" in pages["report.md"]
 
 
-def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidence: Path, tmp_path: Path) -> None:
+def test_two_groups_have_pages_and_plots_of_their_own(report: Report, evidence: Path, tmp_path: Path) -> None:
     edit = change("model", "weights_sha256", "1" * 64)
 
     def renamed(records: Records) -> None:
@@ -650,12 +650,16 @@ def test_two_groups_have_sections_and_plots_of_their_own(report: Report, evidenc
         (folder / name).write_text((folder / name).read_text() + (tmp_path / name).read_text())
     code, pages = report(folder)
     assert code == 0, pages["out"]
-    headings = re.findall(r"^## (.*)$", pages["report.md"], re.M)
-    always = set(sections_of("report.md")) - {"Comparison"}
-    at_the_end = {"Screenshot of the verdict", "Log files", "Notes", "Citation", "Tags"}
-    assert at_the_end <= set(headings)
-    assert len(headings) == len(set(headings)) == 2 * len(always) + len(at_the_end)
-    assert "latency-2.png" in pages["report.md"]
+    assert re.findall(r"^## (.*)$", pages["report.md"], re.M) == ["Encoders", "Judged by"]
+    links = re.findall(r"\]\((\S+?)\)", pages["report.md"].partition("## Encoders")[2])
+    assert len(set(links)) == 2
+    for link in links:
+        page = (tmp_path / "pages" / link).read_text()
+        headings = re.findall(r"^## (.*)$", page, re.M)
+        assert {"Inference", "Accuracy", "Performance", "Log files"} <= set(headings)
+        assert len(headings) == len(set(headings))
+        assert f"({link.removesuffix('.md')}-latency.png)" in page
+        assert (tmp_path / "pages" / f"{link.removesuffix('.md')}-latency.png").is_file()
 
 
 # ------------------------------------------------------------------------------------------------- nothing is markup
