@@ -190,12 +190,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         baseline += logs_of([args.baseline], "perf") if args.baseline else []
         compared += logs_of(args.compare, args.only)
         earlier, others = read_logs(baseline), read_logs(compared)
-        judgement = judge(read.runs, earlier, bounds, args.only, others, read.errors)
+        judgement = judge(read.runs, earlier, bounds, args.only, others, read.errors, len(read.folders) > 1)
     except UnreadableLogError as error:
         print(f"error: {shortened(str(error))}", file=sys.stderr)
         judgement = unreadable(error, args.only)
     rows = sorted(summary.rows_of(judgement), key=summary.ORDERS[args.sort])
-    if len(rows) > 1:
+    if len(rows) > 1 and not args.verbose:
         for line in summary.lines_of(rows):
             launch.say(line)
     if args.verbose:

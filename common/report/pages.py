@@ -34,7 +34,7 @@ def write(
     require_packages("--report")
     from common.report import many, rendering
 
-    kind = SUMMARY if len(summary.rows_of(judgement)) > 1 else REPORT
+    kind = SUMMARY if judgement.groups and len(summary.rows_of(judgement)) > 1 else REPORT
     several = kind == SUMMARY
     page, contents = many.draw(judgement, inferences, order) if several else draw(judgement, inferences)
     texts = {language: text_of(page, language, LANGUAGES, kind) for language in LANGUAGES}

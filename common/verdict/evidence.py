@@ -143,7 +143,8 @@ class Group:
 class Judgement:
     """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
     `error` says why a log could not be read at all; `faulty_logs` are those that were not, or hold a run that is not
-    whole; `only` says which kind of evidence was judged, where one alone was; `argv` is the checker's command line.
+    whole; `only` says which kind of evidence was judged, where one alone was; `argv` is the checker's command line;
+    `several` says that the logs are of several folders or encoders: then one with a fault leaves the others judged.
     """
 
     checks: Sequence[Check]
@@ -153,6 +154,7 @@ class Judgement:
     argv: Sequence[str] = ()
     only: str | None = None
     faulty_logs: Sequence[str] = ()
+    several: bool = False
 
     @property
     def verdict(self) -> Verdict:

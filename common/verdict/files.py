@@ -27,7 +27,7 @@ LEFT_OUT = {"fingerprint", "shares", "alone", "baseline_samples_ms"}  # of the f
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
 
 
-def write_json(path: Path, judgement: Judgement, rows: Sequence[Row]) -> None:
+def write_json(path: Path, judgement: Judgement, rows: Sequence[Row] | None = None) -> None:
     """Raises UserError when the file can't be written."""
     write_one(path, (json.dumps(as_json(judgement, rows), indent=1, allow_nan=False) + "\n").encode())
 
@@ -37,7 +37,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     write_one(path, summary.as_csv(rows).encode())
 
 
-def as_json(judgement: Judgement, rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(judgement: Judgement, rows: Sequence[Row] | None = None) -> dict[str, Any]:
     """The verdict with all that it rests on, and the rows of its table; figures are those of the records."""
     return {
         "format": FORMAT,
@@ -47,7 +47,7 @@ def as_json(judgement: Judgement, rows: Sequence[Row]) -> dict[str, Any]:
         "only": judgement.only,
         "checks": [_check(check) for check in judgement.checks],
         "remarks": [remark.en for remark in judgement.remarks],
-        "summary": [_row(row) for row in rows],
+        "summary": [_row(row) for row in (summary.rows_of(judgement) if rows is None else rows)],
         "runs": [_run(run) for run in judgement.runs],
         "groups": [_group(group) for group in judgement.groups],
     }

@@ -21,7 +21,6 @@ from common.verdict.performance import check_perf, check_regression, check_same_
 from common.verdict.remarks import doubts_of_baseline, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
 
-MANY = 2  # encoders, of which each is judged whatever a log of another one holds
 LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
 # What lines for people hold, and the log that has it as records.
 RESULT_KEYS = {b"relative_error:": "logs/accuracy.log", b"throughput_ips:": "logs/benchmark.log"}
@@ -47,6 +46,7 @@ class Read:
     logs: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     errors: list[UnreadableLogError] = field(default_factory=list)
+    folders: set[Path] = field(default_factory=set)
 
 
 def read_each(names: Sequence[str], only: str | None = None) -> Read:
@@ -56,6 +56,8 @@ def read_each(names: Sequence[str], only: str | None = None) -> Read:
     """
     found = Read()
     for name in names:
+        if name != "-":
+            found.folders.add(Path(name) if Path(name).is_dir() else Path(name).parent)
         try:
             logs = list(logs_of([name], only))
         except UnreadableLogError as error:
@@ -140,11 +142,12 @@ def judge(
     only: str | None = None,
     others: Sequence[Run] = (),
     errors: Sequence[UnreadableLogError] = (),
+    several: bool = False,
 ) -> Judgement:
     """All checks of all runs, or of those of one kind; `earlier` are a baseline's, `others` those to compare with.
 
-    `errors` are of logs that could not be read. A fault of one log leaves the verdict of the others open, where they
-    are of several encoders; the whole can't be judged then.
+    `errors` are of logs that could not be read. A fault of one log leaves the others judged, where they are `several`,
+    of different folders or encoders; the whole can't be judged then.
     """
     runs = of_kind(runs, only)
     kinds = [kind for kind in KIND.values() if only in (None, kind)]
@@ -162,8 +165,11 @@ def judge(
         bound = "one" if only else "both"
         checks.append(Check("evidence", f"{missing} run", bound, Verdict.CANNOT_JUDGE))
     reason = errors[0].reason if errors else None
-    if any(check.verdict for check in checks) and len(groups) < MANY:
-        return Judgement(checks, groups, runs, error=reason, only=only, faulty_logs=faulty)
+    several |= len(groups) > 1
+    if errors and not (several and groups):
+        return replace(unreadable(errors[0], only), faulty_logs=faulty, several=several)
+    if any(check.verdict for check in checks) and not (several and groups):
+        return Judgement(checks, groups, runs, error=reason, only=only, faulty_logs=faulty, several=several)
     judged = []
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
@@ -174,7 +180,7 @@ def judge(
         remarks = [*doubts_of_baseline(checked), *group.remarks]
         judged.append(replace(group, checks=checked, remarks=remarks, comparisons=comparisons))
         checks += judged[-1].checks
-    return Judgement(checks, judged, runs, error=reason, only=only, faulty_logs=faulty)
+    return Judgement(checks, judged, runs, error=reason, only=only, faulty_logs=faulty, several=several)
 
 
 def of_kind(runs: Sequence[Run], only: str | None) -> Sequence[Run]:

@@ -55,7 +55,9 @@ def rows_of(judgement: Judgement) -> list[Row]:
 
 
 def rows_of_lost(judgement: Judgement) -> list[Row]:
-    """Of logs that no group was told from: a row for those in a folder."""
+    """Of logs that no group was told from, where there are logs of several encoders: a row for those in a folder."""
+    if not judgement.several:
+        return []
     told = {run.log for group in judgement.groups for run in group.runs}
     told |= {_place(run.log) for group in judgement.groups if group.verdict for run in group.runs}
     lost: dict[str, list[str]] = {}

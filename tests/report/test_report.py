@@ -656,7 +656,7 @@ def test_two_groups_have_pages_and_plots_of_their_own(report: Report, evidence: 
     for link in links:
         page = (tmp_path / "pages" / link).read_text()
         headings = re.findall(r"^## (.*)$", page, re.M)
-        assert {"Inference", "Accuracy", "Performance", "Log files"} <= set(headings)
+        assert {"Accuracy", "Performance", "Log files"} <= set(headings)
         assert len(headings) == len(set(headings))
         assert f"({link.removesuffix('.md')}-latency.png)" in page
         assert (tmp_path / "pages" / f"{link.removesuffix('.md')}-latency.png").is_file()
