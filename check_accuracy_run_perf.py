@@ -237,12 +237,12 @@ def write_pages(
 ) -> None:
     """Write what --report and --publish name; only they need Jinja2, PyYAML and matplotlib."""
     from common.publish import port
-    from common.report import pages
+    from common.report import folder
 
     inferences = [run for run in judgement.runs if run.script == INFERENCE]
     paths, found = ([], inferences) if inferences else read_beside(logs)
     if args.report:
-        pages.write(args.report, judgement, found, args.template, summary.ORDERS[args.sort])
+        folder.write(args.report, judgement, found, args.template, summary.ORDERS[args.sort])
     if args.publish:
         sources = port.Sources(logs, [*paths, *beside(logs, CHECK_LOG)], baseline, compared)
         port.publish(args.publish, judgement, found, sources, args.judging, args.language, args.template)

@@ -4,44 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from common.errors import UserError, first_line
 from common.log.reader import Run
-from common.log.whole_files import write_all
 from common.report.facts import Page, Topic, belongs
-from common.verdict import glance, summary
+from common.verdict import glance
 from common.verdict.evidence import Judgement
-from common.verdict.summary import Order
 
 TEMPLATES = {"en": "{}.md.j2", "zh": "{}.zh-CN.md.j2"}
 REPORT, FAILURE, SUBMISSION, SUMMARY = "report", "fail", "submission", "summary"
 LANGUAGES = {"en": "report.md", "zh": "report.zh-CN.md"}  # the names of a report's pages
-
-
-def write(
-    folder: Path,
-    judgement: Judgement,
-    inferences: Sequence[Run],
-    template: Path | None = None,
-    order: Order = summary.ORDERS["name"],
-) -> None:
-    """Write the pages and plots into the folder, and a page of the user's own template.
-
-    Several encoders have a page each, and one before them with their table in this order. Raises UserError when that
-    can't be done.
-    """
-    require_packages("--report")
-    from common.report import many, rendering
-
-    kind = SUMMARY if judgement.groups and len(summary.rows_of(judgement)) > 1 else REPORT
-    several = kind == SUMMARY
-    page, contents = many.draw(judgement, inferences, order) if several else draw(judgement, inferences)
-    texts = {language: text_of(page, language, LANGUAGES, kind) for language in LANGUAGES}
-    contents |= {LANGUAGES[language]: text.encode() for language, text in texts.items()}
-    if template:
-        contents |= {template.name.removesuffix(".j2"): rendering.fill(template, page, texts).encode()}
-    write_all(folder, contents)
 
 
 def require_packages(flag: str) -> None:
