@@ -73,6 +73,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="warn where fewer different images were compared (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-accuracy-drop",
+        type=options.percent,
+        default="1.0",
+        metavar="PERCENT",
+        help="how much accuracy on the task the device may lose, where a run was asked for it (default: %(default)s)",
+    )
+    parser.add_argument(
         "--min-throughput",
         type=options.positive_float,
         metavar="IPS",

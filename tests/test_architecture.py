@@ -24,6 +24,7 @@ ARROWS = {
     "session": {*RUN, "encoder"},
     "features": {*RUN, "encoder", "images", "session"},
     "accuracy": {*RUN, "encoder", "images", "session", "features"},
+    "task": {*RUN, "encoder"},
     "performance": {*RUN, "encoder", "images", "session", "features", "accuracy"},
 }
 # What costs a start: only the wings that compute import it.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.log import tasks
 from common.log.conclusions import UNEXPLAINED, Words
 from common.log.events import (
     EAGER,
@@ -20,9 +21,11 @@ from common.log.events import (
     Model,
     Numerics,
     Perf,
+    Prediction,
     Ranks,
     Sample,
     Speedup,
+    Task,
 )
 from common.log.figures import bound
 from common.log.formulas import FORWARD, GATED_METRICS, size_of
@@ -32,6 +35,7 @@ from common.report.commands import ELSEWHERE, checker_command, run_command
 from common.report.markdown import Markdown
 from common.verdict.evidence import Check, Group, Judgement, Verdict
 from common.verdict.remarks import caveats_of
+from common.verdict.task import require_whole
 
 SHORT = 8  # digits of a hash
 
@@ -161,6 +165,13 @@ class Topic:
         """The remarks that are no caveats, as they were found."""
         caveats = set(caveats_of(self.group.runs[0]))
         return [remark for remark in self.group.remarks if remark not in caveats]
+
+
+def changes_of(run: Run) -> list[tuple[str, Words]]:
+    """The images whose prediction changed on the task, and to what. Raises UnjudgeableError for damaged predictions."""
+    task, predictions = run.one(Task), run.all(Prediction)
+    require_whole(task, predictions)
+    return [(name, tasks.describe_change(image, task)) for name, image in tasks.changes_of(predictions)]
 
 
 def causes_of(run: Run) -> list[Cause]:

@@ -20,6 +20,7 @@ from common.verdict.machine import check_machine
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
 from common.verdict.remarks import doubts_of_baseline, doubts_of_count, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
+from common.verdict.task import check_task
 
 MANY = 2  # encoders, of which each is judged whatever a log of another one holds
 LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
@@ -227,6 +228,7 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
     for run in group.of("accuracy"):
         yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
         yield from about("accuracy", guarded(check_repeats(run)))
+        yield from about("task", guarded(check_task(run, bounds.max_accuracy_drop)))
     for run in group.of("perf"):
         yield from about("perf", check_machine(run))
         yield from about("perf", guarded(check_perf(run, bounds)))
