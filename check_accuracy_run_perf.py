@@ -71,6 +71,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the largest relative_error and relative_l2, whatever the log's own was (default: %(default)s)",
     )
     parser.add_argument(
+        "--min-samples",
+        type=options.positive_int,
+        default=1,
+        metavar="N",
+        help="warn where fewer different images were compared (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-accuracy-drop",
+        type=options.percent,
+        default="1.0",
+        metavar="PERCENT",
+        help="how much accuracy on the task the device may lose, where a run was asked for it (default: %(default)s)",
+    )
+    parser.add_argument(
         "--min-throughput",
         type=options.positive_float,
         metavar="IPS",

@@ -50,10 +50,10 @@ class Session:
         hashed: bool = True,
         references: Iterable[str] | None = None,
         cost: Cost | None = None,
-    ) -> None:
-        """Write the `env` and `model` events, once the encoder has given an output."""
-        self.log.record(describe_environment(encoder.module, output))
-        self.log.record(
+    ) -> tuple[Env, Model]:
+        """Write the `env` and `model` events, and return them, once the encoder has given an output."""
+        env, model = (
+            describe_environment(encoder.module, output),
             Model(
                 model=encoder.model,
                 library=encoder.library,
@@ -78,10 +78,13 @@ class Session:
                 weights_changes=encoder.keys.changes or None,
                 references=None if references is None else sorted(references),
                 cost=cost,
-            )
+            ),
         )
+        self.log.record(env)
+        self.log.record(model)
         if not output.isfinite().all():
             self._blame_weights(encoder)
+        return env, model
 
     def record_machine(self, phase: str) -> None:
         """Write the `machine` event of the run's start or end, and warn of what spoils its figures."""

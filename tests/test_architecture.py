@@ -24,8 +24,9 @@ ARROWS = {
     "encoder": RUN,
     "session": {*RUN, "encoder"},
     "features": {*RUN, "encoder", "images", "session"},
-    "accuracy": {*RUN, "encoder", "images", "session"},
-    "performance": {*RUN, "encoder", "images", "session", "accuracy"},
+    "accuracy": {*RUN, "encoder", "images", "session", "features"},
+    "task": {*RUN, "encoder"},
+    "performance": {*RUN, "encoder", "images", "session", "features", "accuracy"},
 }
 # What costs a start: only the wings that compute import it.
 HEAVY = {"torch", "numpy", "PIL", "timm", "transformers", "safetensors", "modelscope", "huggingface_hub", "tqdm"}

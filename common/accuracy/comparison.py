@@ -1,125 +1,272 @@
-"""The comparison: a device's outputs against a reference, sample by sample, judged, printed and recorded."""
+"""The comparison: a device's outputs against a reference, batch by batch, so that few of them are in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from common.accuracy import metrics
-from common.accuracy.reference import Reference
+from common.accuracy import metrics, repeatability
+from common.accuracy.inputs import Images, Round
+from common.accuracy.parts import PART_IMAGES, Compared, ComparedParts
+from common.accuracy.reference import EXPECTED_IMAGES, Known, References, join
+from common.accuracy.saved_reference import Saving
+from common.cli import environment
 from common.device import devices
 from common.device.devices import Outputs
 from common.encoder.base import Encoder
-from common.log import formulas
-from common.log.events import OUTPUTS, Accuracy, NoiseFloor, Sample, Top5, TopEntry, WorstToken
-from common.log.figures import format_figure, format_metric, percent
-from common.log.writer import RunLog
+from common.images.batching import Batch
+from common.log import formulas, schema
+from common.log.events import OUTPUTS, Sample, Top5, TopEntry, WorstToken
+from common.log.samples import MOST_SINGLE
+from common.log.writer import code_sha256
 from common.session import Session
 
 ClassName = Callable[[int], str | None] | None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Whether all outputs pass their gates against every reference, and which image errs most against the first.
-
-    `worst_relative_l2` is that image's error; None where it is not finite.
+@dataclass
+class Making:
+    """A part that is being made. `first` has, until they are used, the first images [N, 3, H, W] of all, their first
+    references, and the outputs of the very first.
     """
 
-    passed: bool
-    worst_image: int
-    worst_relative_l2: float | None
+    part: Compared = field(default_factory=Compared)
+    first: list[tuple[Tensor, tuple[Tensor, ...], Outputs]] = field(default_factory=list)
+    embeddings: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
-    def summary(self) -> str:
-        return f"{'PASS' if self.passed else 'FAIL'}, worst relative_l2 {percent(self.worst_relative_l2)}"
+    def few(self) -> int:
+        return sum(len(pixel_values) for pixel_values, _, _ in self.first)
+
+    def finished(self) -> Compared:
+        if self.embeddings:
+            both = (torch.cat(each).numpy() for each in zip(*self.embeddings, strict=True))
+            self.part.reference, self.part.candidate = both
+        return self.part
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What decides of an output: the threshold, for bfloat16 the error to expect, and whether it is logits."""
+class Worst:
+    """The image with the largest error so far: pixel_values [1, 3, H, W], and its outputs on the device."""
 
-    dtype: str
-    threshold: float
-    expected_relative_l2: float | None
-    classifier: bool
+    image: str
+    error: float
+    pixel_values: Tensor
+    outputs: Outputs
+
+
+@dataclass
+class Comparer:
+    """Runs an encoder on the device and compares what it gives. What is the same for all is recorded with the first.
+
+    `saving`, where there is one, keeps all that the reference's side is made of.
+    """
+
+    running: Session
+    encoder: Encoder  # on the device
+    known: Known
+    images: Images
+    parts: ComparedParts | None = None  # None: few images, of which nothing is kept to go on from
+    saving: Saving | None = None
+    described: bool = False
+    compared: int = 0  # images so far
+    worst: Worst | None = None  # of those that were not read
+
+    def run(self, resume: bool) -> Iterator[Compared]:
+        """All images in order, part by part; with `resume` those that an earlier run left are not compared again."""
+        if self.parts and self.parts.start(resume):
+            self.running.log.line(f"Resumed: what {self.parts.folder.name} holds is not compared again")
+        before = 0  # batches of the rounds so far
+        making = Making()
+        step = max(1, PART_IMAGES // self.images.batch_size)
+        with tqdm(total=len(self.images), desc=self._doing, unit="image", disable=None) as bar:
+            for batches in self.images.rounds():
+                places = [_part_at(before + at, step) for at in range(len(batches))]
+                done = {place: self.parts is not None and self.parts.is_done(place) for place in places}
+                loaded = batches.load([at for at, place in enumerate(places) if not done[place]])
+                for at, place in enumerate(places, start=before):
+                    if not done[place]:
+                        batch = next(loaded)
+                        self._compare(batch, making)
+                        bar.update(len(batch.names) + len(batch.skipped))
+                    elif self.parts and at == place.start:
+                        self._describe(batches)
+                        making.part = self.parts.read(place)
+                        bar.update(len(making.part.names) + len(making.part.skipped))
+                    self.images.leave_out(making.part.skipped)
+                    if at + 1 == place.stop:
+                        yield self._finished(making, place, done[place])
+                        making = Making()
+                before += len(batches)
+            place = _part_at(before, step)
+            if before != place.start:
+                yield self._finished(making, place, self.parts is not None and self.parts.is_done(place))
 
     @property
-    def allowed(self) -> float:
-        return formulas.allowed_error(self.dtype, self.threshold, self.expected_relative_l2)
+    def _doing(self) -> str:
+        device, dtype = self.running.device, devices.dtype_name(self.running.dtype)
+        return f"{device} {dtype} against {', '.join(self.known.precisions)}"
+
+    def _finished(self, making: Making, place: range, done: bool) -> Compared:
+        """A part that all its batches are in."""
+        if done:
+            self.compared += len(making.part.names)
+            return making.part
+        self._find_once(making)
+        part = making.finished()
+        if self.parts:
+            self.parts.write(place, part)
+        return part
+
+    def _describe(self, batches: Round) -> None:
+        """Where the first image was compared by an earlier run: encode it, for what is recorded with the first."""
+        for at in range(len(batches)):
+            if self.described:
+                return
+            for batch in batches.load([at]):
+                if batch.names:
+                    self._encode(batch.pixel_values)
+
+    def _compare(self, batch: Batch, making: Making) -> None:
+        part = making.part
+        part.skipped |= batch.skipped
+        part.remarks.add(batch.remarks)
+        if not batch.names:
+            return
+        references = self.known.of(batch)
+        outputs = self._encode(batch.pixel_values)
+        on_host = (outputs[0].cpu(), outputs[1].cpu())
+        device, dtype = str(outputs[0].device), devices.dtype_name(outputs[0].dtype)
+        samples = compare_outputs(batch, references, on_host, (device, dtype), self.compared, self.encoder.class_name)
+        part.samples += samples
+        part.names += batch.names
+        part.sha256 += batch.sha256
+        self._keep_worst(batch, samples, outputs)
+        plain = next(iter(references.values()))
+        making.embeddings.append((plain[0].float(), on_host[0].float()))
+        note_floors(part.floors, references)
+        if self.saving:
+            self.saving.add(batch, references, on_host)
+        if self.compared == 0 or making.first:
+            making.first.append((batch.pixel_values, plain, on_host))
+            if making.few >= EXPECTED_IMAGES:
+                self._find_once(making)
+        self.compared += len(batch.names)
+
+    def _keep_worst(self, batch: Batch, samples: Sequence[Sample], outputs: Outputs) -> None:
+        """Of the image with the largest error against the first reference, what its explanation needs."""
+        worst = max(
+            (sample for sample in samples if sample.reference == samples[0].reference),
+            key=lambda sample: formulas.size_of(sample.metrics.relative_l2),
+        )
+        error = formulas.size_of(worst.metrics.relative_l2)
+        if self.worst is None or error > self.worst.error:
+            at = batch.names.index(worst.image)
+            own = (outputs[0][at : at + 1].clone(), outputs[1][at : at + 1].clone())
+            self.worst = Worst(worst.image, error, batch.pixel_values[at : at + 1].clone(), own)
+
+    def evidence_of(self, image: str) -> tuple[Tensor, Outputs]:
+        """The pixel_values [1, 3, H, W] of an image that was compared, and the device's outputs of it."""
+        if self.worst and self.worst.image == image:
+            return self.worst.pixel_values, self.worst.outputs
+        pixel_values = self.images.pixel_values_of(image)
+        return pixel_values, self._encode(pixel_values)
+
+    def _find_once(self, making: Making) -> None:
+        """What is found of the first images alone."""
+        if not making.first:
+            return
+        part = making.part
+        pixels, plain, outputs = zip(*making.first, strict=True)
+        pixel_values = torch.cat(pixels)[:EXPECTED_IMAGES]
+        making.first = []
+        part.expected = self.known.expect(pixel_values, [each[:EXPECTED_IMAGES] for each in join(plain)])
+        named = (part.names[0], part.sha256[0])
+        part.repeats = repeatability.repeat(self.running, self.encoder.module, pixel_values, outputs[0], *named)
+
+    def _encode(self, pixel_values: Tensor) -> Outputs:
+        """The outputs on the device of pixel_values [B, 3, H, W]."""
+        on_device = pixel_values.to(self.running.device, self.running.dtype)
+        if self.described:
+            return devices.encode(self.encoder.module, on_device)
+        with self.running.numerics.watch():
+            outputs = devices.encode(self.encoder.module, on_device)
+        self.running.record(self.encoder, outputs[0], references=self.known.precisions)
+        self.described = True
+        return outputs
 
 
-def compare(
-    running: Session, known: Reference, outputs: Sequence[Outputs], threshold: float, encoder: Encoder
-) -> Comparison:
-    """Compare the device's outputs of every image with the reference in each of its precisions, and report them.
-
-    Of a classifier the embedding is logits: it has to keep its first class.
-    """
-    log, dtype = running.log, devices.dtype_name(running.dtype)
-    expected = known.expected_relative_l2.get(dtype, {})
-    floors = report_noise_floor(log, known.outputs)
-    passed = True
-    samples: list[Sample] = []
-    for precision in known.outputs:
-        samples += record_samples(log, known, precision, outputs, encoder.class_name)
-        report_top5(log, samples[-len(OUTPUTS) * len(outputs)])
-        for output in OUTPUTS:
-            of_output = [each for each in samples if (each.output, each.reference) == (output, precision)]
-            classifier = encoder.label is not None and output == "embedding"
-            gate = Gate(dtype, threshold, expected.get(output), classifier)
-            passed &= report_output(log, of_output, gate)
-            if (dtype, running.numerics.mode) == ("float32", "strict"):
-                warn_of_noise(log, of_output, floors.get(output))
-    errors = [sample.metrics.relative_l2 for sample in samples[: len(OUTPUTS) * len(outputs)]]
-    worst = find_worst(errors)
-    return Comparison(passed, worst // len(OUTPUTS), errors[worst])
+def _part_at(place: int, step: int) -> range:
+    """The batches of the part that one is in, those of all rounds counted."""
+    start = place - place % step
+    return range(start, start + step)
 
 
-def record_samples(
-    log: RunLog, known: Reference, precision: str, outputs: Sequence[Outputs], class_name: ClassName
+def compare_outputs(
+    batch: Batch,
+    references: References,
+    outputs: Sequence[Tensor],
+    by: tuple[str, str],
+    place: int,
+    class_name: ClassName = None,
 ) -> list[Sample]:
-    """The samples of both outputs of every image, one image after another, against one precision."""
-    samples = [
-        compare_sample(known, at, precision, name, reference[at : at + 1], device, class_name)
-        for at, of_image in enumerate(outputs)
-        for name, reference, device in zip(OUTPUTS, known.outputs[precision], of_image, strict=True)
-    ]
-    for sample in samples:
-        log.record(sample)
+    """The samples of a batch's images, the first of which is at this place among all: against each precision one image
+    after another. `outputs` are on the host; a device computed them in a dtype.
+    """
+    samples: list[Sample] = []
+    for precision, known in references.items():
+        of_outputs = [
+            list(_compare_output(batch, (precision, output), by, r, y, place, class_name))
+            for output, r, y in zip(OUTPUTS, known, outputs, strict=False)
+        ]
+        samples += [sample for of_image in zip(*of_outputs, strict=True) for sample in of_image]
     return samples
 
 
-def compare_sample(
-    known: Reference, at: int, precision: str, output: str, r: Tensor, y: Tensor, class_name: ClassName
-) -> Sample:
-    """One output of the image at this place: y on the device against r, [1, D] or [1, T, C] each."""
-    on_host = y.cpu()
-    found = metrics.compare(r, on_host)
-    fingerprint = worst = top5 = None
-    if output == "embedding":
-        fingerprint = metrics.fingerprint(on_host[0])
-        if found.top5_match is not None:
-            top5 = Top5(reference_top5=entries(r[0], class_name), device_top5=entries(on_host[0], class_name))
-    else:
-        token, error = metrics.worst_token(r[0], on_host[0])
-        worst = WorstToken(worst_token=token, worst_token_relative_l2=error)
-    return Sample(
-        image=known.images[at],
-        image_sha256=known.image_sha256[at],
-        reference=precision,
-        output=output,
-        device=str(y.device),
-        dtype=devices.dtype_name(y.dtype),
-        shape=list(y.shape),
-        metrics=found,
-        nonfinite=metrics.count_nonfinite(r, on_host),
-        fingerprint=fingerprint,
-        worst=worst,
-        top5=top5,
+def _compare_output(
+    batch: Batch,
+    of: tuple[str, str],
+    by: tuple[str, str],
+    references: Tensor,
+    candidates: Tensor,
+    place: int,
+    class_name: ClassName,
+) -> Iterator[Sample]:
+    """One output of each image of a batch, against one precision."""
+    (precision, output), (device, dtype) = of, by
+    found, nonfinite = (
+        metrics.compare_each(references, candidates),
+        metrics.count_nonfinite_each(references, candidates),
     )
+    for at, (name, sha256, r, y) in enumerate(zip(batch.names, batch.sha256, references, candidates, strict=True)):
+        fingerprint = worst = top5 = None
+        if output == "embedding":
+            if place + at < MOST_SINGLE:
+                fingerprint = metrics.fingerprint(y)
+            if place + at < MOST_SINGLE and found[at].top5_match is not None:
+                top5 = Top5(reference_top5=entries(r, class_name), device_top5=entries(y, class_name))
+        else:
+            token, error = metrics.worst_token(r, y)
+            worst = WorstToken(worst_token=token, worst_token_relative_l2=error)
+        yield Sample(
+            image=name,
+            image_sha256=sha256,
+            reference=precision,
+            output=output,
+            device=device,
+            dtype=dtype,
+            shape=[1, *y.shape],
+            metrics=found[at],
+            nonfinite=nonfinite[at],
+            fingerprint=fingerprint,
+            worst=worst,
+            top5=top5,
+        )
 
 
 def entries(embedding: Tensor, class_name: ClassName) -> list[TopEntry]:
@@ -130,77 +277,26 @@ def entries(embedding: Tensor, class_name: ClassName) -> list[TopEntry]:
     ]
 
 
-def report_top5(log: RunLog, sample: Sample) -> None:
-    """Print the largest elements of an image's embedding on both sides; nothing of one that is not finite."""
-    if sample.top5 is None:
-        return
-    log.line()
-    log.line(f"Top-5 outputs of {sample.image} (index, value): {sample.reference} on the CPU | {sample.device}")
-    sides = list(zip(sample.top5.reference_top5, sample.top5.device_top5, strict=True))
-    for place, (r, y) in enumerate(sides, start=1):
-        label = f", label={y.label}" if y.label else ""
-        log.line(f"  {place}. index={r.index}, value={r.value:.6f} | index={y.index}, value={y.value:.6f}{label}")
-    log.line(f"Top-1 match: {sides[0][0].index == sides[0][1].index}, Top-5 match: {sample.metrics.top5_match == 1}")
+def note_floors(floors: dict[str, float | None], references: References) -> None:
+    """How far the CPU's float32 is from its float64, by output, where both are known: the largest so far."""
+    if {"float32", "float64"} <= references.keys():
+        for output, golden, float32 in zip(OUTPUTS, references["float64"], references["float32"], strict=True):
+            errors = floors.get(output, 0.0), metrics.worst_relative_l2(golden, float32)
+            floors[output] = max(errors, key=formulas.size_of)
 
 
-def report_output(log: RunLog, samples: Sequence[Sample], gate: Gate) -> bool:
-    """Print and record the worst of all samples of one output against one reference; True where it passes the gate."""
-    output, reference = samples[0].output, samples[0].reference
-    worst = formulas.worst_metrics([sample.metrics for sample in samples])
-    nonfinite = sum(sample.nonfinite for sample in samples)
-    passed = formulas.is_within(worst, nonfinite, gate.allowed, gate.classifier)
-    log.line()
-    log.line(f"{output} against {reference}, the worst of {len(samples)} samples")
-    for metric, value in formulas.values_of(worst).items():
-        log.line(f"{output} {metric}: {format_metric(metric, value)}")
-    if output == "hidden_state":
-        tokens = [(sample.image, sample.worst) for sample in samples if sample.worst]
-        image, token = tokens[find_worst([token.worst_token_relative_l2 for _, token in tokens])]
-        log.line(f"{output} worst token: {token.worst_token} of {image} ({percent(token.worst_token_relative_l2)})")
-    if nonfinite:
-        log.line(f"{output} nonfinite: {nonfinite}")
-    if gate.expected_relative_l2 is not None:
-        expected = percent(gate.expected_relative_l2)
-        log.line(f"{output} expected_relative_l2: {expected} (rounding to {gate.dtype}, emulated)")
-    log.line(f"{output} threshold: {format_figure('threshold', gate.allowed)}")
-    result = "PASS" if passed else "FAIL"
-    log.line(f"{output} result: {result}")
-    log.record(
-        Accuracy(
-            output=output,
-            reference=reference,
-            samples=len(samples),
-            worst=worst,
-            nonfinite=nonfinite,
-            expected_relative_l2=gate.expected_relative_l2,
-            threshold=gate.allowed,
-            result=result,
-        )
-    )
-    return passed
-
-
-def find_worst(errors: Sequence[float | None]) -> int:
-    """Where the largest error is; one that is not finite is the largest."""
-    sizes = list(map(formulas.size_of, errors))
-    return sizes.index(max(sizes))
-
-
-def report_noise_floor(log: RunLog, outputs: Mapping[str, Outputs]) -> dict[str, float | None]:
-    """Print and record how far the CPU's own float32 is from float64, by output; nothing where only one is known."""
-    if not {"float32", "float64"} <= set(outputs):
-        return {}
-    log.line()
-    floors = {}
-    for output, golden, float32 in zip(OUTPUTS, outputs["float64"], outputs["float32"], strict=True):
-        floors[output] = metrics.worst_relative_l2(golden, float32)
-        log.line(f"noise floor of {output}: {percent(floors[output])} (the CPU's float32 against float64, relative_l2)")
-        log.record(NoiseFloor(output=output, relative_l2=floors[output]))
-    return floors
-
-
-def warn_of_noise(log: RunLog, samples: Sequence[Sample], floor: float | None) -> None:
-    """Say so where strict float32 errs by more than rounding can."""
-    error = formulas.worst_metrics([sample.metrics for sample in samples]).relative_l2
-    if formulas.is_far_above_noise(error, floor):
-        log.line(f"warning: {samples[0].output} errs by {percent(error)}, far above the noise of float32")
+def settings(running: Session, encoder: Encoder, known: Known, images: Images) -> dict[str, Any]:
+    """What a run has to have in common with the one whose parts it goes on with."""
+    return {
+        "model": encoder.model,
+        "weights_sha256": encoder.weights_sha256,
+        "preprocess": encoder.preprocessing,
+        "device": str(running.device),
+        "device_name": devices.describe_device(running.device),
+        "dtype": devices.dtype_name(running.dtype),
+        "numerics": running.numerics.mode,
+        "references": list(known.precisions),
+        "packages": schema.encode(environment.describe_host().packages),
+        "code_sha256": code_sha256(),
+        **images.identity,
+    }

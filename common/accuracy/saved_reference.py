@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.accuracy.reference import EXPECTED_DTYPES, Reference
+from common.accuracy.reference import EXPECTED_DTYPES, Expected, Reference, References, join
 from common.cli import environment
-from common.device.devices import dtype_name
+from common.device.devices import Outputs, dtype_name
 from common.encoder.base import Encoder
 from common.errors import UserError, first_line
+from common.images.batching import Batch
 from common.images.decoding import Decoded, Sample
 from common.log import schema
 from common.log.events import OUTPUTS, PACKAGES, ReferenceSource
@@ -51,6 +53,29 @@ class Saved:
         log.line(f"Reference: {', '.join(self.reference.outputs)}, saved in {self.path.name} by {made_by}")
         about = {key: self.about[key] for key in ABOUT}
         log.record(ReferenceSource(file=self.path.name, file_sha256=self.file_sha256, **about))
+
+
+@dataclass
+class Saving:
+    """All of a reference that is to be saved, batch by batch; outputs on the device are used where they are float32."""
+
+    pixel_values: list[Tensor] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    image_sha256: list[str] = field(default_factory=list)
+    outputs: dict[str, list[tuple[Tensor, ...]]] = field(default_factory=dict)
+
+    def add(self, batch: Batch, references: References, outputs: Outputs) -> None:
+        """A run in float32 on the CPU was held to float64, and is itself the reference in float32."""
+        self.pixel_values.append(batch.pixel_values)
+        self.images += batch.names
+        self.image_sha256 += batch.sha256
+        own = {} if "float32" in references else {"float32": outputs}
+        for precision, known in (own | references).items():
+            self.outputs.setdefault(precision, []).append(known)
+
+    def reference(self, expected: Expected) -> Reference:
+        outputs: dict[str, Any] = {precision: join(batches) for precision, batches in self.outputs.items()}
+        return Reference(torch.cat(self.pixel_values), self.images, self.image_sha256, outputs, expected)
 
 
 def save(log: RunLog, path: Path, reference: Reference, encoder: Encoder) -> None:

@@ -250,6 +250,11 @@ def positive_int(text: str) -> int:
     return value
 
 
+def count_or_all(text: str) -> int:
+    """A number; `all` is 0."""
+    return 0 if text == "all" else nonnegative_int(text)
+
+
 def positive_ints(text: str) -> list[int]:
     """One number, or several with commas between them."""
     try:

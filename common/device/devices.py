@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import re
@@ -131,6 +132,17 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     elsewhere = {str(tensor.device) for tensor in module.state_dict().values() if tensor.device != device}
     if elsewhere:
         raise UserError(f"asked for {device}, but weights are on {', '.join(sorted(elsewhere))}")
+
+
+def copied(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """As `place`, of a copy: the module stays where it is. Weights that need no move are shared by both."""
+    shared = {
+        id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) if isinstance(tensor, nn.Parameter) else tensor
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    made = copy.deepcopy(module, shared)
+    place(made, device, dtype)
+    return made
 
 
 def forward(module: nn.Module, pixel_values: Tensor) -> Outputs:

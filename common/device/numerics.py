@@ -189,11 +189,13 @@ class Numerics:
             f"Numerics: {self.mode} (mantissa bits: conv {found.conv_mantissa_bits}, matmul "
             f"{found.matmul_mantissa_bits}, attention {found.attention_mantissa_bits}; GELU: {found.gelu}{replaced})"
         )
-        replaced_at_all = self.gelu_by is not None
-        log.record(
-            events.Numerics(
-                probe=found, gelu_replaced=replaced_at_all, gelu_by=self.gelu_by, reference=self.reference_probe
-            )
+        log.record(self.event)
+
+    @property
+    def event(self) -> events.Numerics:
+        replaced = self.gelu_by is not None
+        return events.Numerics(
+            probe=self.probe, gelu_replaced=replaced, gelu_by=self.gelu_by, reference=self.reference_probe
         )
 
     @contextmanager

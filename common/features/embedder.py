@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,12 @@ from common.device import devices
 from common.device.ranks import Rank
 from common.encoder.base import Encoder
 from common.errors import UserError
-from common.features.files import FEATURES, FeatureParts, Part
+from common.features.files import FEATURES, RUN, FeatureParts, Part
 from common.images import batching
 from common.images.batching import Batches
-from common.log.writer import RunLog
+from common.images.decoding import files_sha256
+from common.log import schema
+from common.log.writer import RunLog, code_sha256, git_commit
 from common.session import Session
 
 
@@ -35,7 +35,7 @@ class Embedder:
     batches: Batches
     workers: int
     hashed: bool = False  # whether the weights' hash is recorded
-    described: bool = False
+    described: dict[str, Any] | None = None  # what was recorded with the first batch, by event
 
     def embed(self, ranges: Sequence[range]) -> Iterator[Part]:
         """The features of each range of batches. Raises UserError for an image that may not be left out."""
@@ -69,9 +69,10 @@ class Embedder:
         else:
             with self.running.numerics.watch():
                 embedding, hidden_state = devices.encode(self.encoder.module, on_device)
-            self.running.record(self.encoder, embedding, hashed=self.hashed)
+            recorded = self.running.record(self.encoder, embedding, hashed=self.hashed)
             report_shapes(self.running.log, self.encoder, pixel_values, embedding, hidden_state)
-            self.described = True
+            events = (*recorded, self.running.numerics.event)
+            self.described = {event.event: schema.encode(event) for event in events}
         return embedding.cpu().float().numpy()
 
 
@@ -102,13 +103,15 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
         "dtype": devices.dtype_name(running.dtype),
         "numerics": running.numerics.mode,
     }
-    settings = {**about, "images_sha256": images_sha256(batches)}
+    name = devices.describe_device(running.device)
+    where = {"device": running.device.type, "device_name": name}
+    settings = {**about, **where, "images_sha256": files_sha256(batches.samples)}
     parts = FeatureParts(path, len(batches), batches.batch_size, rank.count, settings)
     parts.require_room(running.log, [sample.name for sample in batches.samples])
     if rank.index == 0 and parts.start(resume):
         done = sum(map(parts.is_done, parts.ranges()))
         running.log.line(f"Resumed: {done} of {len(parts.ranges())} parts are there")
-    parts.batches_a_part = rank.gather(parts.batches_a_part)[0]
+    parts.about = rank.gather(parts.about)[0]  # how the first rank shares the batches out
     missing = [part for part in parts.ranges() if not parts.is_done(part)]
     rank.gather(None)  # all know what is missing before anybody adds to it
     mine = [missing[index] for index in rank.share(len(missing))]
@@ -118,19 +121,8 @@ def write_features(path: Path, resume: bool, rank: Rank, embedder: Embedder) -> 
     if rank.index == 0:
         embedder.record_once()
         yield from map(parts.read, parts.ranges())
+        made_by = {RUN: {**(embedder.described or {}), "code_sha256": code_sha256(), "git": git_commit()}}
         # Not among the settings of the parts: what they are, `embedding_is` says.
-        shape = parts.join({**about, FEATURES: POOLED} if encoder.pooled else about)
+        kind = {FEATURES: POOLED} if encoder.pooled else {}
+        shape = parts.join({**about, **kind, "device": str(running.device), "device_name": name, **made_by})
         running.log.line(f"Features: {path} {list(shape)}")
-
-
-def images_sha256(batches: Batches) -> str:
-    """SHA-256 over the images' names and sizes, not their contents: a folder that changed is not continued."""
-
-    def size_of(path: Path) -> int | None:
-        try:
-            return path.stat().st_size
-        except OSError:  # a link to nowhere, which will be left out
-            return None
-
-    known = [(sample.name, size_of(sample.path)) for sample in batches.samples]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -32,7 +32,11 @@ FORMAT = 2  # of the parts: those of another one are not continued
 # else it says of the features has to fit too.
 LONGEST_HEADER = 100_000_000  # bytes
 LONGEST_NAMES = LONGEST_HEADER - 1_000_000
+SHA256_BYTES = 32
 NAMES = "images"  # the key of the names in what a feature file says of itself
+BATCHES_A_PART = "batches_a_part"
+HASHES = "image_sha256"  # the key of the images' hashes: a tensor [N, 32] of bytes, or in JSON a list of texts
+RUN = "run"  # the key of what made the file: records of that run, and its code
 FEATURES = "features"  # the key of --features, where it is not the default
 
 
@@ -61,16 +65,78 @@ class Part:
         return cls(np.concatenate(embeddings), names, sha256, skipped, remarks)
 
 
-class FeatureParts:
+class Parts:
+    """Parts of what a run makes, each of a range of its batches, in a folder from which the next run can go on."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        """`about` is what the parts are of: those of anything else are not continued."""
+        self.folder, self.about = folder, about
+
+    def start(self, resume: bool) -> dict[str, Any] | None:
+        """Make the folder; where parts of an earlier run are in it, which `resume` asks to continue, its `about`.
+
+        Raises UserError where they are of another run.
+        """
+        manifest = self.folder / MANIFEST
+        if resume and manifest.is_file():
+            earlier: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            different = [key for key in self.compared if earlier.get(key) != json.loads(json.dumps(self.about[key]))]
+            if different:
+                raise UserError(f"--resume: {self.folder} is of another run ({', '.join(different)} differ)")
+            return earlier
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.folder} can't be written: {error.strerror}") from error
+        with aside(manifest) as new:
+            new.write_text(json.dumps(self.about), encoding="utf-8")
+        return None
+
+    @property
+    def compared(self) -> list[str]:
+        """The keys of what must be the same in a run that goes on."""
+        return list(self.about)
+
+    def is_done(self, batches: range) -> bool:
+        return self._file(batches).is_file()
+
+    def save(self, batches: range, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        with aside(self._file(batches), SafetensorError) as new:
+            save_file(tensors, new, metadata)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @contextmanager
+    def opened(self, batches: range) -> Iterator[Any]:
+        """A part's safetensors file. Raises UserError where it is not whole."""
+        file = self._file(batches)
+        try:
+            with safe_open(file, "np") as opened:
+                yield opened
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise UserError(f"{file} is no whole part; remove it, and --resume makes it again") from error
+
+    def _file(self, batches: range) -> Path:
+        return self.folder / f"{batches.start:08}-{batches.stop:08}.safetensors"
+
+
+class FeatureParts(Parts):
     """The parts of one feature file, in a folder beside it."""
 
     def __init__(self, path: Path, batches: int, batch_size: int, ranks: int, about: dict[str, Any]) -> None:
-        """`about` is what the features are of: parts of anything else are not continued."""
+        """`about` is what the features are of."""
         self.path = path
-        self.folder = path.with_name(path.name + ".parts")
         self.batches = batches
-        self.about = {"format": FORMAT, **about, "batch_size": batch_size, "batches": batches}
-        self.batches_a_part = max(1, min(-(-batches // (ranks * PARTS_A_RANK)), PART_IMAGES // batch_size))
+        batches_a_part = max(1, min(-(-batches // (ranks * PARTS_A_RANK)), PART_IMAGES // batch_size))
+        settings = {"format": FORMAT, **about, "batch_size": batch_size, "batches": batches}
+        super().__init__(path.with_name(path.name + ".parts"), {**settings, BATCHES_A_PART: batches_a_part})
+
+    @property
+    def compared(self) -> list[str]:
+        """All but how the batches were shared out: that of the run before goes on."""
+        return [key for key in self.about if key != BATCHES_A_PART]
 
     @property
     def beside(self) -> Path:
@@ -89,36 +155,15 @@ class FeatureParts:
         if self.beside.is_dir():
             raise UserError(f"{self.beside} can't be written: it is a folder")
 
-    def start(self, resume: bool) -> bool:
-        """Make the folder; True where parts of an earlier run are in it, which `resume` asks to continue.
-
-        Raises UserError where they are of another run.
-        """
-        manifest = self.folder / MANIFEST
-        found = manifest.is_file()
-        if found and resume:
-            earlier = json.loads(manifest.read_text(encoding="utf-8"))
-            self.batches_a_part = earlier.pop("batches_a_part")
-            different = [key for key in self.about if earlier.get(key) != json.loads(json.dumps(self.about[key]))]
-            if different:
-                raise UserError(f"--resume: {self.folder} is of another run ({', '.join(different)} differ)")
-            return True
-        try:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{self.folder} can't be written: {error.strerror}") from error
-        with aside(manifest) as new:
-            new.write_text(json.dumps({**self.about, "batches_a_part": self.batches_a_part}), encoding="utf-8")
-        return False
+    def start(self, resume: bool) -> dict[str, Any] | None:
+        earlier = super().start(resume)
+        self.about = earlier or self.about
+        return earlier
 
     def ranges(self) -> list[range]:
         """The batches of each part."""
-        starts = range(0, self.batches, self.batches_a_part)
-        return [range(start, min(start + self.batches_a_part, self.batches)) for start in starts]
-
-    def is_done(self, batches: range) -> bool:
-        return self._file(batches).is_file()
+        step = self.about[BATCHES_A_PART]
+        return [range(start, min(start + step, self.batches)) for start in range(0, self.batches, step)]
 
     def write(self, batches: range, part: Part) -> None:
         about = {"names": part.names, "sha256": part.sha256, "skipped": part.skipped}
@@ -127,11 +172,10 @@ class FeatureParts:
             raise UserError(
                 "the names of a batch's images are more than a safetensors header holds: a smaller --batch-size"
             )
-        with aside(self._file(batches), SafetensorError) as new:
-            save_file({"embedding": part.embeddings}, new, metadata)
+        self.save(batches, {"embedding": part.embeddings}, metadata)
 
     def read(self, batches: range) -> Part:
-        with self._opened(batches) as opened:
+        with self.opened(batches) as opened:
             metadata = opened.metadata()
             remarks = Remarks.from_json(metadata.pop("remarks"))
             about = {key: json.loads(value) for key, value in metadata.items()}
@@ -139,10 +183,11 @@ class FeatureParts:
 
     def join(self, about: dict[str, Any]) -> tuple[int, int]:
         """Write the feature file from its parts, one in memory at a time, and remove them; its shape [N, D]."""
-        names, skipped, width = [], [], 0
+        names, hashes, skipped, width = [], [], [], 0
         for batches in self.ranges():
-            with self._opened(batches) as opened:
+            with self.opened(batches) as opened:
                 names += json.loads(opened.metadata()["names"])
+                hashes += json.loads(opened.metadata()["sha256"])
                 skipped += json.loads(opened.metadata()["skipped"])
                 width = max(width, opened.get_slice("embedding").get_shape()[1])
         if not names:
@@ -156,27 +201,17 @@ class FeatureParts:
                     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                 else:
                     elsewhere = {"images_file": self.beside.name} if has_beside else {}
-                    file.write(safetensors_header(shape, {**about, **elsewhere}))
+                    file.write(safetensors_header(shape, {**about, **elsewhere}, hashed=True))
                 for batches in self.ranges():
                     file.write(self.read(batches).embeddings.astype("<f4").tobytes())
+                if self.path.suffix != ".npy":
+                    file.write(bytes.fromhex("".join(hashes)))
             if has_beside:
+                named = {NAMES: names, HASHES: hashes, **about} if self.path.suffix == ".npy" else about
                 with aside(self.beside) as beside:
-                    beside.write_text(json.dumps(about, indent=1), encoding="utf-8")
-        shutil.rmtree(self.folder)
+                    beside.write_text(json.dumps(named, indent=1), encoding="utf-8")
+        self.remove()
         return shape
-
-    @contextmanager
-    def _opened(self, batches: range) -> Iterator[Any]:
-        """A part's safetensors file. Raises UserError where it is not whole."""
-        file = self._file(batches)
-        try:
-            with safe_open(file, "np") as opened:
-                yield opened
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise UserError(f"{file} is no whole part; remove it, and --resume makes it again") from error
-
-    def _file(self, batches: range) -> Path:
-        return self.folder / f"{batches.start:08}-{batches.stop:08}.safetensors"
 
 
 def require_same_kind(path: Path, features: str) -> None:
@@ -205,8 +240,9 @@ def _about(path: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:
-    """What stands before the data of a safetensors file with the one tensor `embedding`, in float32.
+def safetensors_header(shape: tuple[int, int], about: dict[str, Any], hashed: bool = False) -> bytes:
+    """What stands before the data of a safetensors file with the tensor `embedding`, in float32, and, where it is
+    `hashed`, the images' SHA-256 behind it.
 
     The library itself writes whole tensors from memory only. The format: a length in 8 bytes, then JSON, padded to 8.
     Names that do not fit are not in it: they have to go elsewhere.
@@ -214,8 +250,12 @@ def safetensors_header(shape: tuple[int, int], about: dict[str, Any]) -> bytes:
     if not fit_in_header(about.get(NAMES, ())):
         about = {key: value for key, value in about.items() if key != NAMES}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
-    text = json.dumps({"__metadata__": metadata, "embedding": tensor}).encode()
+    end = 4 * shape[0] * shape[1]
+    tensors: dict[str, Any] = {EMBEDDING: {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
+    if hashed:
+        offsets = [end, end + SHA256_BYTES * shape[0]]
+        tensors[HASHES] = {"dtype": "U8", "shape": [shape[0], SHA256_BYTES], "data_offsets": offsets}
+    text = json.dumps({"__metadata__": metadata, **tensors}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -60,7 +60,8 @@ class Batches(Dataset[Batch]):
                 image = sample.load()
                 pixel_values.append(self.preprocess(image))
                 good.append(sample)
-                remarks.note(sample.name, image)
+                if sample.crop is None:  # a crop is of one that has been told of
+                    remarks.note(sample.name, image)
             except UserError as error:
                 skipped[sample.name] = error.reason if isinstance(error, ImageError) else str(error)
                 if not sample.is_optional(self.strict):

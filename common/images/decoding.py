@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import struct
 import warnings
@@ -228,6 +229,19 @@ def decode_exactly(samples: Sequence[Sample], count: int, seed: int, strict: boo
         raise UserError(f"none of the {len(samples)} images could be decoded")
     chosen = sample_exactly(good, count, seed)
     return Decoded(chosen, [*decoded, *(sample.load() for sample in chosen[len(good) :])], skipped)
+
+
+def files_sha256(samples: Sequence[Sample]) -> str:
+    """SHA-256 over the images' names and sizes, not their contents: a folder that changed is not continued."""
+
+    def size_of(path: Path) -> int | None:
+        try:
+            return path.stat().st_size
+        except OSError:  # a link to nowhere, which will be left out
+            return None
+
+    known = [(sample.name, size_of(sample.path)) for sample in samples]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def default_photo() -> Path:

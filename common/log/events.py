@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
-from common.log.schema import FLAT, OPTIONAL, OneOf
+from common.log.schema import FLAT, OPTIONAL, Integers, Numbers, OneOf
 
 INFERENCE, ACCURACY, PERF = "inference.py", "accuracy_run.py", "accuracy_run_perf.py"
 SCRIPTS = (INFERENCE, ACCURACY, PERF)
@@ -29,12 +29,16 @@ EAGER, COMPILED = "eager", "compile:"  # how an encoder is run: as it is, or by 
 
 Output = Annotated[str, OneOf(OUTPUTS)]
 Dtype = Annotated[str, OneOf(DTYPES)]
-Precision = Annotated[str, OneOf(("float32", "float64"))]
+FEATURES = "features"  # as a reference: what a file of inference.py holds
+Reference = Annotated[str, OneOf(("float32", "float64", FEATURES))]
 Status = Annotated[str, OneOf(("ok", "oom", "error"))]
 Mode = Annotated[
     str | None, OPTIONAL, "`eager`, or `compile:` and a backend of `torch.compile`; earlier logs have one mode"
 ]
 Gelu = OneOf(("erf", "tanh", "other"))
+# By what an encoder is judged on its task: by its own classes, by a vote of nearest neighbours, by the nearest alone.
+CLASSES, KNN, NEAREST = "classes", "knn", "nearest"
+TASKS = (CLASSES, KNN, NEAREST)
 # A few numbers of an embedding, by which it is recognised within tolerance. Of one that is not finite none may be.
 Fingerprint = list[float | None]
 
@@ -49,10 +53,11 @@ class Event:
 
     event: ClassVar[str]
     scripts: ClassVar[Sequence[str]]
+    compact: ClassVar[bool]  # its long lists are Numbers and Integers, which take as little memory as their text
 
-    def __init_subclass__(cls, scripts: Sequence[str] = SCRIPTS) -> None:
+    def __init_subclass__(cls, scripts: Sequence[str] = SCRIPTS, compact: bool = False) -> None:
         cls.event = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
-        cls.scripts = scripts
+        cls.scripts, cls.compact = scripts, compact
         DECLARED[cls.event] = cls
 
 
@@ -415,14 +420,14 @@ class Top5:
 
 @declare
 class Sample(Event, scripts=[ACCURACY]):
-    """image, output and reference
+    """image, output and reference, of the first 1,000 images
 
     How far the device's output `y` is from the reference `r`. A metric is null where NaN or infinities leave no number.
     """
 
     image: str
     image_sha256: str
-    reference: Annotated[Precision, "on the CPU"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
     output: Output
     device: Annotated[str, "of the output"]
     dtype: Annotated[Dtype, "of the output"]
@@ -435,6 +440,49 @@ class Sample(Event, scripts=[ACCURACY]):
 
 
 @declare
+class MetricColumns:
+    """Those metrics of several images that the others follow from."""
+
+    max_abs_error: Annotated[Numbers, "as in `sample`, of each image"]
+    mean_abs_error: Annotated[Numbers, "as in `sample`, of each image"]
+    relative_error: Annotated[Numbers, "as in `sample`, of each image"]
+    relative_l2: Annotated[Numbers, "as in `sample`, of each image"]
+    one_minus_cosine: Annotated[Numbers, "as in `sample`, of each image"]
+    top1_gap: Annotated[Numbers, "as in `sample`, of each image"]
+    top5_match: Annotated[Numbers, "as in `sample`, of each image"]
+
+
+MEASURED = tuple(MetricColumns.__annotations__)
+
+
+@declare
+class WorstTokens:
+    """The token with the largest error, of each image."""
+
+    worst_tokens: Annotated[Integers, "with the largest error, of each image"]
+    worst_token_relative_l2: Annotated[Numbers, "of each image"]
+
+
+@declare
+class Samples(Event, scripts=[ACCURACY], compact=True):
+    """output and reference, of up to 1,000 images behind the first 1,000
+
+    What `sample` is of one image, in lists that have a place for each. The other metrics follow from these.
+    """
+
+    first: Annotated[int, "the place of its first image among all that are compared, from 0"]
+    digests: Annotated[str, "of each image the first 16 digits of its `image_sha256`, without a gap"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
+    output: Output
+    device: Annotated[str, "of the output"]
+    dtype: Annotated[Dtype, "of the output"]
+    shape: Annotated[list[int], "`[1, D]` or `[1, T, C]`"]
+    metrics: Annotated[MetricColumns, FLAT]
+    nonfinites: Annotated[Integers | None, OPTIONAL, "`nonfinite` of each image, where one is not 0"] = None
+    worst: Annotated[WorstTokens | None, FLAT, "of a `hidden_state`"] = None
+
+
+@declare
 class Accuracy(Event, scripts=[ACCURACY]):
     """output and reference
 
@@ -442,13 +490,31 @@ class Accuracy(Event, scripts=[ACCURACY]):
     """
 
     output: Output
-    reference: Annotated[Precision, "on the CPU"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
     samples: Annotated[int, "how many"]
     worst: Annotated[Metrics, FLAT]
     nonfinite: Annotated[int, "of all samples"]
     expected_relative_l2: Annotated[float | None, "what rounding to a 16-bit dtype is expected to cost"]
     threshold: Annotated[float, "the bound that was applied, a fraction"]
     result: Annotated[str, OneOf(("PASS", "FAIL"))]
+
+
+@declare
+class Repeat(Event, scripts=[ACCURACY]):
+    """output and way
+
+    The run's first image through the device once more: its output `y'` beside what it was at first, `y`.
+    """
+
+    way: Annotated[str, OneOf(("alone", "batch")), "by itself, or in another place of another batch"]
+    output: Output
+    image: str
+    image_sha256: str
+    batch_size: Annotated[int, "of that call"]
+    place: Annotated[int, "in the batch, from 0"]
+    first_batch_size: Annotated[int, "of the call that gave `y`"]
+    relative_l2: Annotated[float | None, "`||y' - y|| / ||y||`, a fraction"]
+    equal: Annotated[bool, "to the last bit"]
 
 
 @declare
@@ -460,17 +526,99 @@ class NoiseFloor(Event, scripts=[ACCURACY]):
 
 
 @declare
+class Computed:
+    """What computed a feature file."""
+
+    device: Annotated[str, "of the outputs"]
+    device_name: str
+    simulated: Annotated[bool, "the device is a stand-in for tests"]
+    dtype: Annotated[Dtype, "of the weights"]
+    numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
+
+
+@declare
 class ReferenceSource(Event, scripts=[ACCURACY]):
     """run with `--reference`"""
 
     file: Annotated[str, "by its name"]
     file_sha256: str
     model: Annotated[str, "that computed it"]
-    precisions: Annotated[list[str], "`float32`, `float64`"]
+    precisions: Annotated[list[str], "`float32`, `float64`, or `features` alone"]
     preprocess: Annotated[dict[str, Any], "how images became pixel values"]
     versions: Annotated[dict[str, str | None], "of Python, the platform and the packages"]
     code_sha256: Annotated[str, "of the scripts and of `common/`"]
     git: Annotated[str | None, "commit, `+dirty` after local changes"]
+    computed: Annotated[Computed | None, FLAT, "of a file of `inference.py`"] = None
+
+
+@declare
+class CandidateSource(Event, scripts=[ACCURACY]):
+    """run with `--candidate`
+
+    Its `env`, `model` and `numerics` are those of the run that made the file.
+    """
+
+    file: Annotated[str, "by its name"]
+    file_sha256: str
+    code_sha256: Annotated[str, "of the scripts and of `common/`"]
+    git: Annotated[str | None, "commit, `+dirty` after local changes"]
+
+
+@declare
+class Prediction(Event, scripts=[ACCURACY], compact=True):
+    """run with `--task`, of up to 1,000 images
+
+    What the reference and the device make of them, in the order of the samples. A prediction is the index of a class
+    (`classes` and `knn`) or the place of an image from 0 (`nearest`); -1 is none, of an embedding that is not finite.
+    """
+
+    first: Annotated[int, "the place of the first image, from 0"]
+    labels: Annotated[Integers | None, OPTIONAL, "the index of each image's class"] = None
+    reference: Annotated[Integers, "predicted from the reference's embeddings"]
+    device: Annotated[Integers, "predicted from the device's"]
+    margins: Annotated[
+        Numbers,
+        "relative L2 error of the embeddings that it takes to change the reference's prediction; of one that changed, "
+        "to the device's",
+    ]
+    kept: Annotated[Integers | None, OPTIONAL, "of `nearest`: of the `neighbours`, how many are the same"] = None
+    changed_images: Annotated[list[str], "those whose prediction is not the same, by their names, in order"]
+
+
+@declare
+class TaskFigures:
+    """What follows from the predictions: the checker computes it again."""
+
+    images: Annotated[int, "how many"]
+    reference_accuracy: Annotated[
+        float | None, "share of the images whose label the reference predicts; null without labels"
+    ]
+    device_accuracy: Annotated[float | None, "share whose label the device predicts; null without labels"]
+    accuracy_drop: Annotated[float | None, "the first less the second"]
+    lost: Annotated[int | None, "labels that the reference predicts and the device does not, without ties"]
+    changed: Annotated[int, "predictions that are not the same"]
+    ties: Annotated[int, "of these, whose margin is at most `rounding`"]
+    changed_at_most: Annotated[float, "upper bound of the share that changes, with 95 % confidence (Clopper-Pearson)"]
+    neighbours_kept: Annotated[float | None, "share of the `neighbours` that are the same; null but of `nearest`"]
+
+
+@declare
+class Task(Event, scripts=[ACCURACY]):
+    """run with `--task`
+
+    What the device's error does to the task that an encoder is for.
+    """
+
+    by: Annotated[str, OneOf(TASKS), "the model's own classes, a vote of nearest neighbours, or these alone"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
+    labels: Annotated[str | None, "where they are from: `folders`, or a file by its name"]
+    classes: Annotated[dict[str, int], "the index of each label"]
+    neighbours: Annotated[int | None, "that vote or are compared; null of `classes`"]
+    temperature: Annotated[float | None, "of their votes, `exp(cosine / temperature)`"]
+    rounding: Annotated[float, "relative L2: the margin up to which a change is a tie"]
+    figures: Annotated[TaskFigures, FLAT]
+    threshold: Annotated[float, "the bound of `accuracy_drop` that was applied, a fraction"]
+    result: Annotated[str | None, OneOf(("PASS", "FAIL", "CANNOT JUDGE")), "null where nothing is gated"]
 
 
 @declare

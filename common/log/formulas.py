@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from common.log.events import (
+    Computed,
     Figures,
     IssueFigures,
     Kind,
@@ -82,18 +83,45 @@ def values_of(metrics: Metrics) -> dict[str, float | None]:
     return {name: getattr(metrics, name) for name in METRICS}
 
 
-def worst_metrics(samples: Sequence[Metrics]) -> Metrics:
+def worst_metrics(samples: Iterable[Metrics]) -> Metrics:
     """Each metric's own worst over `samples`, of which there is at least one.
 
     None (not a finite number) is worse than any number, with one exception: `sqnr_db` is None where the error is
     exactly zero, the best there is.
     """
-    worst: dict[str, float | None] = {}
-    for name, metric in METRICS.items():
-        values = [getattr(sample, name) for sample in samples if not (name == "sqnr_db" and sample.nmse == 0)]
-        finite = [value for value in values if value is not None]
-        worst[name] = metric.worst(finite) if finite and len(finite) == len(values) else None
-    return Metrics(**worst)
+    worst: dict[str, float] = {}
+    not_finite: set[str] = set()
+    for sample in samples:
+        for name, metric in METRICS.items():
+            value = getattr(sample, name)
+            if name == "sqnr_db" and sample.nmse == 0:
+                continue
+            if value is None:
+                not_finite.add(name)
+            else:
+                worst[name] = metric.worst(worst[name], value) if name in worst else value
+    return Metrics(**{name: None if name in not_finite else worst.get(name) for name in METRICS})
+
+
+def complete(measured: Mapping[str, float | None]) -> Metrics:
+    """All metrics from those that are measured (events.MEASURED); None for what is not finite."""
+    found = {name: value for name, value in measured.items() if value is not None and math.isfinite(value)}
+    relative_l2, one_minus_cosine = found.get("relative_l2"), found.get("one_minus_cosine")
+    if relative_l2 is not None:
+        nmse = relative_l2 * relative_l2  # unlike **, this overflows to infinity
+        if math.isfinite(nmse):
+            found["nmse"] = nmse
+            decibels = sqnr_db(nmse)
+            if decibels is not None:
+                found["sqnr_db"] = decibels
+    if one_minus_cosine is not None:
+        found["cosine_similarity"] = max(1 - one_minus_cosine, -1.0)
+    return Metrics(**{name: found.get(name) for name in METRICS})
+
+
+def sqnr_db(nmse: float) -> float | None:
+    """Signal to quantisation noise in dB; None where there is no noise."""
+    return -10 * math.log10(nmse) if nmse > 0 else None
 
 
 def rounding_of(dtype: str) -> float:
@@ -125,6 +153,28 @@ def allowed_error(dtype: str, threshold: float, expected_relative_l2: float | No
     if dtype != "bfloat16" or expected_relative_l2 is None:
         return threshold
     return min(EXPECTED_FACTOR * expected_relative_l2, LARGEST_ALLOWED)
+
+
+def repeat_bound(dtype: str, numerics: str, expected_relative_l2: float | None) -> float:
+    """The relative L2 up to which an image's output may differ from one call to the next: rounding, in another order.
+
+    `fast` float32 may round to TF32 or HF32 by kernels that depend on the batch. In 16 bits a whole model's rounding is
+    what is expected of it; two that are independent differ by less than twice that.
+    """
+    rounding = rounding_of("float16" if (dtype, numerics) == ("float32", "fast") else dtype)
+    expected = 0.0 if dtype == "float32" or expected_relative_l2 is None else EXPECTED_FACTOR * expected_relative_l2
+    return max(rounding, min(expected, LARGEST_ALLOWED))
+
+
+def proves_nothing(one: Computed, other: Computed) -> bool:
+    """Whether two sides were computed alike: by the same kind of device, in the same dtype and numerics.
+
+    Devices of one kind are alike by their name, as 0 and 1 of a machine are; CPUs whatever their name.
+    """
+    kinds = [computed.device.partition(":")[0] for computed in (one, other)]
+    names = [computed.device_name for computed in (one, other)]
+    alike = kinds[0] == kinds[1] and (kinds[0] == "cpu" or names[0] == names[1])
+    return alike and (one.dtype, one.numerics) == (other.dtype, other.numerics)
 
 
 def is_far_above_noise(relative_l2: float | None, noise_floor: float | None) -> bool:

@@ -17,6 +17,8 @@ MOST_RUNS = 1000  # in a log
 COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")  # a terminal's control sequences
 QUOTED = re.compile(r'(?:[^"\\]++|\\.)*+')  # the rest of a text in JSON, up to its quote
 
+COMPACT = {name for name, declaration in DECLARED.items() if declaration.compact}
+
 E = TypeVar("E", bound=Event)
 
 
@@ -78,7 +80,7 @@ def read_runs(lines: Iterable[bytes]) -> Iterator[Run]:
             continue
         try:
             for record, text in records_in(line, left):
-                left -= memory(text)
+                left -= memory(text, record["event"] in COMPACT)
                 found.setdefault(record["run"], _Gathering(record["run"])).add(record, text.encode())
                 if left < 0 or len(found) > MOST_RUNS:
                     raise TooMuchError

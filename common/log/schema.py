@@ -6,6 +6,7 @@ A declaration is a frozen dataclass. A field's annotation is its type on disk, w
 - `X | None`: always there, null where there is no value.
 - `Annotated[str, OneOf(("ok", "oom"))]`: no other text.
 - `Annotated[X | None, OPTIONAL]` and a default of None: missing where there is no value, and never null.
+- `Numbers`, `Integers`: a list that may be long: 8 bytes an item in memory, NaN for the null of a number that is none.
 - `Annotated[Figures, FLAT]`: the fields of another declaration, beside the others in the same object; with a default of
   None all of them are there, or none.
 
@@ -15,11 +16,25 @@ A key that is a word of Python's has an underscore behind it in its declaration:
 from __future__ import annotations
 
 import functools
+import math
 import types
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 T = TypeVar("T")
 LONGEST_VALUE = 60  # characters of a wrong value that a message shows
@@ -40,6 +55,29 @@ class _Mark(Enum):
 FLAT, OPTIONAL = _Mark.FLAT, _Mark.OPTIONAL
 NONE = type(None)
 WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+if TYPE_CHECKING:
+    FloatArray: TypeAlias = array[float]
+    IntArray: TypeAlias = array[int]
+else:  # subscripted from Python 3.12 on
+    FloatArray = IntArray = array
+
+
+class Numbers(FloatArray):
+    """Many float64; NaN stands for null."""
+
+    def __new__(cls, values: Iterable[float | None] = ()) -> Self:
+        made: Self = super().__new__(cls, "d", (math.nan if value is None else value for value in values))  # type: ignore[assignment]
+        return made
+
+
+class Integers(IntArray):
+    """Many integers of 64 bits."""
+
+    def __new__(cls, values: Iterable[int] = ()) -> Self:
+        made: Self = super().__new__(cls, "q", values)  # type: ignore[assignment]
+        return made
+
 
 Read = Callable[[Any, str], Any]  # checks and converts the value of the field with this name
 
@@ -121,7 +159,9 @@ def encode(declared: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return encode(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Numbers):
+        return [None if math.isnan(item) else item for item in value]
+    if isinstance(value, (list, tuple, Integers)):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -174,6 +214,8 @@ def _reader(kind: Any) -> Read:
         return lambda value, name: value
     if kind is float:
         return _number
+    if kind in (Numbers, Integers):
+        return functools.partial(_array, kind)
     if is_dataclass(kind):
         return functools.partial(_object, kind)
     if origin is list:
@@ -194,6 +236,19 @@ def _number(value: Any, name: str) -> float:
     if type(value) is not float and type(value) is not int:
         raise _misfit(name, value, WORDS[float])
     return float(value)
+
+
+def _array(kind: type[Numbers | Integers], value: Any, name: str) -> Numbers | Integers:
+    allowed = {int} if kind is Integers else {int, float, NONE}
+    if type(value) is not list:
+        raise _misfit(name, value, "a list")
+    if not allowed.issuperset(map(type, value)):
+        wrong = next(item for item in value if type(item) not in allowed)
+        raise _misfit(name, wrong, WORDS[int if kind is Integers else float])
+    try:
+        return kind(value)
+    except OverflowError:
+        raise _misfit(name, max(value, key=abs), "of 64 bits") from None
 
 
 def _choice(one_of: OneOf, value: Any, name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.log import tasks
 from common.log.conclusions import UNEXPLAINED, Words
 from common.log.events import (
     EAGER,
@@ -22,20 +23,24 @@ from common.log.events import (
     Model,
     Numerics,
     Perf,
+    Prediction,
     Ranks,
     RunStart,
     Sample,
     Speedup,
+    Task,
 )
 from common.log.figures import bound
 from common.log.formulas import FORWARD, GATED_METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
+from common.log.samples import each_sample
 from common.report.commands import ELSEWHERE, checker_command, run_command
 from common.report.hardware import words_for
 from common.report.markdown import Markdown
 from common.verdict.evidence import Check, Group, Judgement, Verdict
 from common.verdict.remarks import caveats_of
 from common.verdict.summary import Row
+from common.verdict.task import require_whole
 
 SHORT = 8  # digits of a hash
 PLAIN = re.compile(r"[A-Za-z0-9][\w. -]{0,60}", re.ASCII)  # a name that can be a tag
@@ -246,6 +251,13 @@ def _tags_of(topic: Topic) -> list[str]:
     return ["NPU", "Ascend", env.device_name, *topic.hardware]
 
 
+def changes_of(run: Run) -> list[tuple[str, Words]]:
+    """The images whose prediction changed on the task, and to what. Raises UnjudgeableError for damaged predictions."""
+    task, predictions = run.one(Task), run.all(Prediction)
+    require_whole(task, predictions)
+    return [(name, tasks.describe_change(image, task)) for name, image in tasks.changes_of(predictions)]
+
+
 def causes_of(run: Run) -> list[Cause]:
     """The causes with a name, the best first, then by how much they explain or were confirmed to."""
     named = [cause for cause in run.all(Cause) if cause.cause != UNEXPLAINED]
@@ -257,7 +269,7 @@ def explained_samples(run: Run) -> list[Sample]:
 
     Raises UnjudgeableError without samples.
     """
-    samples = run.all(Sample)
+    samples = list(each_sample(run))
     if not samples:
         raise UnjudgeableError("no sample records")
     samples = [sample for sample in samples if sample.reference == samples[0].reference]

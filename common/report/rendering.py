@@ -19,16 +19,18 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from common.errors import UserError, first_line
-from common.log import bottlenecks, conclusions, formulas, schema
+from common.log import bottlenecks, conclusions, formulas, schema, tasks
 from common.log.events import DECLARED, EAGER, PACKAGES, Accuracy, Perf
 from common.log.figures import format_figure, format_metric, format_pair, percent, rate
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
+from common.log.tasks import TASK_KEYS
 from common.report import card, named
-from common.report.facts import Page, causes_of, explained_samples, kinds_of
+from common.report.facts import Page, causes_of, changes_of, explained_samples, kinds_of
 from common.report.markdown import Markdown, escape, tidy, verbatim
 from common.report.scoring import scoring_of
 from common.verdict import glance, summary
+from common.verdict.task import conclusion_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -71,7 +73,8 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"time": bottlenecks.conclude_kinds, "kinds_of": kinds_of}
     made.globals |= {"EAGER": EAGER, "ratios_of": formulas.ratios_of}
     made.globals |= {"gain_of": formulas.gain_of, "best_sizes": best_sizes}
-    made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
+    made.globals |= {"task_of": conclusion_of, "asked": tasks.describe_task, "changes_of": changes_of}
+    made.globals |= {"TASK_KEYS": TASK_KEYS, "worst_error": worst_error, "spent": bottlenecks.conclude_bound}
     made.globals |= {"scoring_of": scoring_of, "sentence": glance.sentence}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
     made.filters |= {"times": times, "rate": rate, "shown": summary.shown}

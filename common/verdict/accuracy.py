@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from common.log import formulas
-from common.log.events import OUTPUTS, Accuracy, Metrics, Model, Sample, TopEntry
+from common.log.events import (
+    FEATURES,
+    OUTPUTS,
+    Accuracy,
+    Computed,
+    Env,
+    Metrics,
+    Model,
+    ReferenceSource,
+    Repeat,
+    Sample,
+    Samples,
+    TopEntry,
+)
 from common.log.figures import percent
 from common.log.reader import Run, UnjudgeableError
+from common.log.samples import DIGITS, each_sample
 from common.verdict.evidence import (
     ABSOLUTE_TOLERANCE,
     RELATIVE_TOLERANCE,
@@ -22,24 +36,54 @@ from common.verdict.evidence import (
 )
 
 RANKS = {"embedding": 2, "hidden_state": 3}  # the number of an output's dimensions, the batch's among them
+WAYS = ("alone", "batch")  # of a repeat
 ROUNDING = 2**-50  # of a float64 near 1, twice
 
 
 def check_references(run: Run, threshold: float) -> Iterator[Check]:
-    """Both outputs of one accuracy run against every reference that any of its records names."""
-    references = sorted({each.reference for each in run.all(Accuracy)} | {each.reference for each in run.all(Sample)})
+    """The outputs of one accuracy run against every reference that any of its records names."""
+    found: list[Accuracy | Sample | Samples] = [*run.all(Accuracy), *run.all(Sample), *run.all(Samples)]
+    references = sorted({each.reference for each in found})
     if not references:
         raise UnjudgeableError("no accuracy or sample records")
     declared = run.one(Model).references
     if references != declared:
         raise UnjudgeableError(f"compared with {', '.join(references)}, but the run set out for {declared}")
-    images = [[sample.image_sha256 for sample in run.all(Sample) if sample.output == output] for output in OUTPUTS]
-    yield Check("images of the outputs", f"{len(images[0])}", "the same for both", passed(images[0] == images[1]))
+    if references != [FEATURES]:
+        images = [[each.image_sha256 for each in each_sample(run, output)] for output in OUTPUTS]
+        yield Check("images of the outputs", f"{len(images[0])}", "the same for both", passed(images[0] == images[1]))
     for reference in references:
-        for output in OUTPUTS:
+        for output in OUTPUTS if reference != FEATURES else OUTPUTS[:1]:
             prefix = f"{reference} " if len(references) > 1 else ""
             checks = guarded(check_accuracy(run, output, reference, threshold))
             yield from (replace(check, name=prefix + check.name) for check in checks)
+
+
+@dataclass
+class Seen:
+    """What all samples of one output against one reference are, one after another."""
+
+    count: int = 0
+    images: set[str] = field(default_factory=set)  # by the digits of their hashes that each record has
+    places: set[str] = field(default_factory=set)
+    shapes: dict[tuple[int, ...], None] = field(default_factory=dict)  # in order
+    largest_nonfinite: int = 0
+    all_finite: bool = True
+    fault: str | None = None  # the first
+    worst: Metrics | None = None
+    tokens: bool = True  # whether the worst token of each is sound
+
+    def add(self, sample: Sample) -> None:
+        self.count += 1
+        self.images.add(sample.image_sha256[:DIGITS])
+        self.places.add(f"{sample.device} {sample.dtype}")
+        self.shapes[tuple(sample.shape)] = None
+        self.largest_nonfinite = max(self.largest_nonfinite, sample.nonfinite)
+        self.all_finite &= sample.nonfinite == 0
+        self.fault = self.fault or next(contradictions_in(sample.metrics), None)
+        self.worst = formulas.worst_metrics([sample.metrics] if self.worst is None else [self.worst, sample.metrics])
+        if sample.output == "hidden_state":
+            self.tokens &= has_sound_token(sample)
 
 
 def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> Iterator[Check]:
@@ -47,34 +91,31 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     found = [event for event in run.all(Accuracy) if (event.output, event.reference) == (output, reference)]
     if len(found) != 1:
         raise UnjudgeableError(f"{len(found)} accuracy records of {output} against {reference}, not 1")
-    summary = found[0]
-    samples = [event for event in run.all(Sample) if (event.output, event.reference) == (output, reference)]
-    different = len({sample.image_sha256 for sample in samples})
-    complete = passed(different == len(samples) == summary.samples > 0)
-    yield Check(f"{output} samples", f"{len(samples)}, {different} different", f"{summary.samples}", complete)
-    if not samples:
+    summary, seen = found[0], Seen()
+    for sample in each_sample(run, output, reference):
+        seen.add(sample)
+    different = len(seen.images)
+    complete = passed(seen.count == summary.samples > 0)
+    yield Check(f"{output} samples", f"{seen.count}, {different} different", f"{summary.samples}", complete)
+    if seen.worst is None:
         return
 
-    places, wanted = {f"{sample.device} {sample.dtype}" for sample in samples}, setting(run)
-    yield Check(f"{output} computed on", ", ".join(sorted(places)), wanted, passed(places == {wanted}))
-    known = ("float64",) if wanted == "cpu float32" else ("float32", "float64")
-    yield Check(f"{output} reference", reference, " or ".join(known), passed(reference in known))
-    yield check_shapes(samples, output)
-    nonfinite = [sample.nonfinite for sample in samples]
-    none = set(nonfinite) == {0} and summary.nonfinite == 0
-    yield Check(f"{output} NaN or infinite", f"{max(nonfinite)}", "0", passed(none))
+    wanted = setting(run)
+    yield Check(f"{output} computed on", ", ".join(sorted(seen.places)), wanted, passed(seen.places == {wanted}))
+    yield check_reference(run, output, reference)
+    yield check_shapes(seen.shapes, output)
+    none = seen.all_finite and summary.nonfinite == 0
+    yield Check(f"{output} NaN or infinite", f"{seen.largest_nonfinite}", "0", passed(none))
 
-    metrics = [sample.metrics for sample in samples]
-    faults = [fault for each in metrics for fault in contradictions_in(each)]
-    faults += contradictions_in_top5(samples, output)
-    yield Check(f"{output} formulas", faults[0] if faults else "consistent", "consistent", passed(not faults))
-    worst = formulas.worst_metrics(metrics)
-    values, stated = formulas.values_of(worst), formulas.values_of(summary.worst)
+    singles = [each for each in run.all(Sample) if (each.output, each.reference) == (output, reference)]
+    fault = seen.fault or next(contradictions_in_top5(singles, output), None)
+    yield Check(f"{output} formulas", fault or "consistent", "consistent", passed(fault is None))
+    values, stated = formulas.values_of(seen.worst), formulas.values_of(summary.worst)
     wrong = [metric for metric, value in values.items() if stated[metric] != value]
     value = f"{wrong[0]} contradicts" if wrong else "as computed again"
     yield Check(f"{output} worst of samples", value, "equal", passed(not wrong))
     if output == "hidden_state":
-        yield check_worst_tokens(samples)
+        yield Check(f"{output} worst token", "sound" if seen.tokens else "contradicts", "sound", passed(seen.tokens))
 
     model = run.one(Model)
     classifier = output == "embedding" and model.classifier
@@ -84,30 +125,71 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
         verdict = passed(error is not None and 0 <= error <= allowed)
         share = error / allowed if error is not None and allowed > 0 else math.inf
         yield Check(f"{output} {metric}", percent(error), at_most(allowed), verdict, metric, share)
-    within = formulas.is_within(worst, 0 if none else 1, summary.threshold, classifier)
+    within = formulas.is_within(seen.worst, 0 if none else 1, summary.threshold, classifier)
     result = "PASS" if within else "FAIL"
     yield Check(f"{output} result in the log", summary.result, result, passed(summary.result == result))
 
 
-def check_shapes(samples: Sequence[Sample], output: str) -> Check:
+def check_reference(run: Run, output: str, reference: str) -> Check:
+    """What the output was compared with is not the same computation."""
+    if reference != FEATURES:
+        known = ("float64",) if setting(run) == "cpu float32" else ("float32", "float64")
+        return Check(f"{output} reference", reference, " or ".join(known), passed(reference in known))
+    env, model, source = run.one(Env), run.one(Model), run.one(ReferenceSource)
+    if source.computed is None or source.precisions != [FEATURES]:
+        raise UnjudgeableError("reference_source record: it does not say what computed the features")
+    own = Computed(
+        device=env.device,
+        device_name=env.device_name,
+        simulated=env.is_simulated,
+        dtype=model.dtype,
+        numerics=model.numerics,
+    )
+    other = source.computed
+    value = f"{other.device} {other.dtype} {other.numerics}"
+    verdict = passed(not formulas.proves_nothing(other, own))
+    return Check(f"{output} reference", value, "another device, dtype or numerics", verdict)
+
+
+def check_repeats(run: Run) -> Iterator[Check]:
+    """The first image's outputs again, within rounding of what they were; nothing of a log that has no such record."""
+    repeats = run.all(Repeat)
+    if not repeats:
+        return
+    wanted = [(way, output) for way in WAYS for output in OUTPUTS]
+    if sorted((each.way, each.output) for each in repeats) != sorted(wanted):
+        raise UnjudgeableError("repeat records: not one of each way and output")
+    first, model = next(iter(run.all(Sample)), None), run.one(Model)
+    if first is not None and {each.image_sha256 for each in repeats} != {first.image_sha256}:
+        raise UnjudgeableError("repeat records: not of the first image")
+    if any(each.batch_size != 1 if each.way == "alone" else each.batch_size < 2 for each in repeats) or any(
+        not 0 <= each.place < each.batch_size or (each.way == "batch" and each.place == 0) for each in repeats
+    ):
+        raise UnjudgeableError("repeat records: a place that is not in its batch, or no other one")
+    expected = {event.output: event.expected_relative_l2 for event in run.all(Accuracy)}
+    for each in repeats:
+        allowed = formulas.repeat_bound(model.dtype, model.numerics, expected.get(each.output))
+        error = each.relative_l2
+        sound = error is not None and 0 <= error <= allowed and not (each.equal and error > 0)
+        value = f"{percent(error)}, bits {'equal' if each.equal else 'differ'}"
+        yield Check(f"{each.output} repeat {each.way}", value, at_most(allowed), passed(sound))
+
+
+def check_shapes(shapes: Collection[Sequence[int]], output: str) -> Check:
     """All samples of an output have one shape: [1, D] or [1, T, C]."""
-    shapes = [sample.shape for sample in samples]
-    first = shapes[0]
-    right = len(first) == RANKS[output] and first[0] == 1 <= min(first) and shapes.count(first) == len(shapes)
+    first = next(iter(shapes))
+    right = len(shapes) == 1 and len(first) == RANKS[output] and first[0] == 1 <= min(first)
     bound = "[1, D], one for all" if output == "embedding" else "[1, T, C], one for all"
     return Check(f"{output} shape", " ".join(map(str, first)), bound, passed(right))
 
 
-def check_worst_tokens(samples: Sequence[Sample]) -> Check:
-    """The worst token of each sample is one of its tokens, and errs by no less than all of them together."""
-    sound = True
-    for sample in samples:
-        if sample.worst is None:
-            raise UnjudgeableError("sample record: a hidden_state without its worst token")
-        error, of_all = sample.worst.worst_token_relative_l2, sample.metrics.relative_l2
-        sound &= 0 <= sample.worst.worst_token < max(sample.shape[1:2], default=0)
-        sound &= error is not None and of_all is not None and error >= of_all * (1 - RELATIVE_TOLERANCE)
-    return Check("hidden_state worst token", "sound" if sound else "contradicts", "sound", passed(sound))
+def has_sound_token(sample: Sample) -> bool:
+    """Whether the worst token of a sample is one of its tokens, and errs by no less than all of them together."""
+    if sample.worst is None:
+        raise UnjudgeableError("sample record: a hidden_state without its worst token")
+    error, of_all = sample.worst.worst_token_relative_l2, sample.metrics.relative_l2
+    among = 0 <= sample.worst.worst_token < max(sample.shape[1:2], default=0)
+    return among and error is not None and of_all is not None and error >= of_all * (1 - RELATIVE_TOLERANCE)
 
 
 def contradictions_in(sample: Metrics) -> Iterator[str]:
@@ -128,7 +210,7 @@ def contradictions_in(sample: Metrics) -> Iterator[str]:
         yield "mean_abs_error is above max_abs_error"
     if not math.isclose(nmse, value["relative_l2"] * value["relative_l2"], rel_tol=RELATIVE_TOLERANCE):
         yield "nmse is not the square of relative_l2"
-    if not equal(sample.sqnr_db, -10 * math.log10(nmse) if nmse > 0 else None):
+    if not equal(sample.sqnr_db, formulas.sqnr_db(nmse)):
         yield "sqnr_db does not follow from nmse"
     if not math.isclose(cosine, max(-1.0, 1 - value["one_minus_cosine"]), rel_tol=0, abs_tol=ROUNDING):
         yield "cosine_similarity does not follow from one_minus_cosine"

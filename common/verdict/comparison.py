@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from common.log import formulas
-from common.log.events import OUTPUTS, PACKAGES, Case, Sample
+from common.log.events import OUTPUTS, PACKAGES, Accuracy, Case
 from common.log.figures import format_pair, percent
 from common.log.reader import Run, UnjudgeableError
+from common.log.samples import each_sample
 from common.verdict.evidence import (
     Bounds,
     Check,
@@ -68,14 +69,16 @@ def pace_of(ours: Run, theirs: Run, case: Case) -> Pace:
 def _errors(ours: Sequence[Run], theirs: Sequence[Run]) -> Iterator[ErrorBeside]:
     """Of both accuracy runs, where there are both, the worst gated errors of each output."""
     for (one, other), output in product(zip(ours, theirs, strict=False), OUTPUTS):
+        if not all(any(event.output == output for event in run.all(Accuracy)) for run in (one, other)):
+            continue  # feature files have no hidden state
         for metric in formulas.GATED_METRICS:
             yield ErrorBeside(output, metric, (_worst(one, output, metric), _worst(other, output, metric)))
 
 
 def _worst(run: Run, output: str, metric: str) -> float | None:
     """The largest of all samples and references; None where one is not finite, or there is none."""
-    found = [sample.metrics for sample in run.all(Sample) if sample.output == output]
-    return formulas.values_of(formulas.worst_metrics(found))[metric] if found else None
+    found = formulas.worst_metrics(sample.metrics for sample in each_sample(run, output))
+    return formulas.values_of(found)[metric]
 
 
 # ------------------------------------------------------------------------------------------------------- as checks

@@ -39,7 +39,7 @@ class Verdict(IntEnum):
 @dataclass(frozen=True)
 class Check:
     """One row of the table; `metric` is the key of the accuracy metric that it holds to its bound, and `share` what
-    part of the bound that is. `about` is what it checks: accuracy, perf, or evidence.
+    part of the bound that is. `about` is what it checks: accuracy, task, perf, or evidence.
     """
 
     name: str
@@ -62,6 +62,8 @@ class Bounds:
     max_latency_ms: float | None
     max_regression: float
     min_ratio: float | None = None
+    min_samples: int = 1
+    max_accuracy_drop: float = 0.01
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from common.log import schema
-from common.log.events import Accuracy, Cause, Env, Event, Layer, Machine, Perf, Ranks, RunStart, Speedup
+from common.log.events import Accuracy, Cause, Env, Event, Layer, Machine, Perf, Ranks, RunStart, Speedup, Task
 from common.log.framing import printable
 from common.log.reader import Run
 from common.log.whole_files import write_one
@@ -21,7 +21,7 @@ FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and 
 
 ENVIRONMENT_KEYS = ("device", "device_name", "simulated", "cann", "torch", "torch_npu", "timm", "transformers")
 MODEL_KEYS = ("model", "library", "architecture", "params", "weights_source", "weights_sha256", "dtype", "numerics")
-FIGURES: tuple[type[Event], ...] = (Accuracy, Cause, Layer, Perf, Ranks, Speedup, Machine)
+FIGURES: tuple[type[Event], ...] = (Accuracy, Task, Cause, Layer, Perf, Ranks, Speedup, Machine)
 LEFT_OUT = {"fingerprint", "shares", "alone", "baseline_samples_ms"}  # of the figures: what only a check reads
 # How JUnit calls a check that did not pass: a failure of the thing tested, or an error of the test.
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}

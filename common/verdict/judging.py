@@ -12,14 +12,15 @@ from common.errors import UserError
 from common.log.events import Env, Model
 from common.log.lines import UnreadableRecordError, lines_of
 from common.log.reader import Run, UnjudgeableError, read_runs
-from common.verdict.accuracy import check_references
+from common.verdict.accuracy import check_references, check_repeats
 from common.verdict.comparison import check_comparison, compare
 from common.verdict.evidence import KIND, Bounds, Check, Comparison, Group, Judgement, Verdict, about, guarded
 from common.verdict.kinds import check_kinds
 from common.verdict.machine import check_machine
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
-from common.verdict.remarks import doubts_of_baseline, remarks_on
+from common.verdict.remarks import doubts_of_baseline, doubts_of_count, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
+from common.verdict.task import check_task
 
 LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
 # What lines for people hold, and the log that has it as records.
@@ -177,7 +178,7 @@ def judge(
         comparisons: list[Comparison] = []
         found += guarded(check_others(group, others_groups, bounds, comparisons))
         checked = [replace(check, name=prefix + check.name) for check in found]
-        remarks = [*doubts_of_baseline(checked), *group.remarks]
+        remarks = [*doubts_of_baseline(checked), *doubts_of_count(group.runs, bounds.min_samples), *group.remarks]
         judged.append(replace(group, checks=checked, remarks=remarks, comparisons=comparisons))
         checks += judged[-1].checks
     return Judgement(checks, judged, runs, error=reason, only=only, faulty_logs=faulty, several=several)
@@ -235,6 +236,8 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
         yield from about(KIND[run.script], guarded(check_numerics(run)))
     for run in group.of("accuracy"):
         yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
+        yield from about("accuracy", guarded(check_repeats(run)))
+        yield from about("task", guarded(check_task(run, bounds.max_accuracy_drop)))
     for run in group.of("perf"):
         yield from about("perf", check_machine(run))
         yield from about("perf", guarded(check_perf(run, bounds)))

@@ -9,9 +9,25 @@ from collections.abc import Iterator, Sequence
 
 from common.log import formulas
 from common.log.conclusions import Words
-from common.log.events import EAGER, Accuracy, Env, Fallback, Limit, Model, NoiseFloor, Perf
+from common.log.events import (
+    EAGER,
+    NEAREST,
+    Accuracy,
+    CandidateSource,
+    Env,
+    Fallback,
+    Limit,
+    Model,
+    NoiseFloor,
+    Perf,
+    ReferenceSource,
+    Repeat,
+    Task,
+    names_a_simulation,
+)
 from common.log.figures import percent
 from common.log.reader import Run
+from common.log.samples import count_of, images_of
 from common.verdict import machine
 from common.verdict.evidence import Check
 
@@ -27,9 +43,31 @@ def remarks_on(group: Sequence[Run]) -> list[Words]:
 
 
 def _doubts(run: Run) -> Iterator[Words]:
+    yield from _sources(run)
+    total = count_of(run)
+    same = total - len(images_of(run))
+    if same > 0:
+        yield Words(
+            f"warning: {same} of {total} images are the same as others of them.",
+            f"警告：{total} 张图像中有 {same} 张与其他图像相同。",
+        )
     for fallback in run.all(Fallback):
         names = fallback.operators
         yield Words(f"warning: operators ran on the CPU: {names}.", f"警告：以下算子回退到 CPU 执行：{names}。")
+    again = [each for each in run.all(Repeat) if each.way == "alone" and each.first_batch_size == 1]
+    changed = [each.relative_l2 for each in again if not each.equal]
+    if changed:
+        change = percent(max(changed, key=formulas.size_of))
+        yield Words(
+            f"warning: the same image is not the same twice: {change} relative_l2 from one call to the next.",
+            f"警告：同一图像两次推理的结果不逐位相同：两次之间的 relative_l2 为 {change}。",
+        )
+    for task in run.all(Task):
+        if task.by == NEAREST:
+            yield Words(
+                "the task has no labels: neighbours are compared, and nothing of it is gated.",
+                "任务没有标签：仅比较近邻，不作判定。",
+            )
     model = run.one(Model)
     if (model.numerics, model.dtype) != ("strict", "float32"):
         return
@@ -43,6 +81,28 @@ def _doubts(run: Run) -> Iterator[Words]:
             )
 
 
+def _sources(run: Run) -> Iterator[Words]:
+    """What was taken from files of inference.py."""
+    for candidate in run.all(CandidateSource):
+        yield Words(
+            f"the device's side is {candidate.file}, a file of inference.py: no encoder ran here.",
+            f"设备侧结果取自 inference.py 生成的文件 {candidate.file}：本次未运行编码器。",
+        )
+    for source in run.all(ReferenceSource):
+        if source.computed is not None:
+            by, simulated = (
+                source.computed,
+                names_a_simulation(source.computed.device_name) or source.computed.simulated,
+            )
+            named = f"{by.device} {by.device_name}, {by.dtype} {by.numerics}"
+            yield Words(
+                f"the reference is {source.file}: embeddings by {named}{', simulated' if simulated else ''}; "
+                "the hidden state was not compared.",
+                f"参考为 {source.file}：由 {named} 计算的 embedding{'（模拟设备）' if simulated else ''}；"
+                "未比较 hidden state。",
+            )
+
+
 def doubts_of_baseline(checks: Sequence[Check]) -> Iterator[Words]:
     """Where the times of a run and of its baseline can't be told apart."""
     names = [check.name.removesuffix(" against baseline") for check in checks if check.value.startswith("AMBIGUOUS:")]
@@ -52,6 +112,20 @@ def doubts_of_baseline(checks: Sequence[Check]) -> Iterator[Words]:
             f"warning: AMBIGUOUS against the baseline: {joined}. A quiet machine or more --iterations decides.",
             f"警告：与基线相比结果为 AMBIGUOUS：{joined}。请在空闲的机器上重测，或增大 --iterations。",
         )
+
+
+def doubts_of_count(group: Sequence[Run], least: int) -> Iterator[Words]:
+    """Where an accuracy run compared fewer different images than are asked for."""
+    for run in group:
+        if not run.all(Accuracy):
+            continue
+        different = len(images_of(run))
+        if different < least:
+            compared = "1 image was" if different == 1 else f"{different} different images were"
+            yield Words(
+                f"warning: {compared} compared; --min-samples asks for {least}.",
+                f"警告：比较了 {different} 张不同的图像；--min-samples 要求 {least} 张。",
+            )
 
 
 def _timing_doubts(run: Run) -> Iterator[Words]:

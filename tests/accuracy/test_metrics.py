@@ -12,14 +12,16 @@ from torch import Tensor
 from common.accuracy import metrics as own
 from common.accuracy.metrics import (
     FINGERPRINT_SIZE,
+    compare_each,
     count_nonfinite,
+    count_nonfinite_each,
     fingerprint,
-    sqnr_db,
     top1_gap,
     top5_match,
     worst_token,
 )
 from common.log import formulas
+from common.log.formulas import sqnr_db
 
 RELATIVE = ("relative_error", "relative_l2", "nmse", "sqnr_db", "cosine_similarity", "one_minus_cosine", "top5_match")
 NAN, INF = math.nan, math.inf
@@ -270,7 +272,7 @@ def test_count_nonfinite(output: Tensor, count: int) -> None:
     ],
 )
 def test_top5_match_is_the_share_of_the_largest_five(candidate: Tensor, share: float) -> None:
-    assert top5_match(vector(9, 8, 7, 6, 5, 0, 1), candidate) == share
+    assert top5_match(vector(9, 8, 7, 6, 5, 0, 1)[None], candidate[None]).tolist() == [share]
 
 
 @pytest.mark.parametrize(
@@ -283,19 +285,34 @@ def test_top5_match_is_the_share_of_the_largest_five(candidate: Tensor, share: f
     ],
 )
 def test_top1_gap_is_a_share_of_the_references_range(candidate: Tensor, gap: float) -> None:
-    assert top1_gap(vector(10, 9.99, 5, 0), candidate) == pytest.approx(gap, abs=1e-12)
+    assert top1_gap(vector(10, 9.99, 5, 0)[None], candidate[None]).tolist() == pytest.approx([gap], abs=1e-12)
 
 
 def test_top1_gap_of_a_constant_reference_is_a_tie() -> None:
-    assert top1_gap(vector(1, 1, 1), vector(0, 1, 2)) == 0
+    assert top1_gap(vector(1, 1, 1)[None], vector(0, 1, 2)[None]).tolist() == [0]
 
 
 def test_top5_match_of_fewer_than_five_elements() -> None:
-    assert top5_match(vector(1, 2, 3), vector(3, 2, 1)) == 1
+    assert top5_match(vector(1, 2, 3)[None], vector(3, 2, 1)[None]).tolist() == [1]
 
 
 def test_top5_match_can_be_zero() -> None:
-    assert top5_match(torch.arange(10.0), -torch.arange(10.0)) == 0
+    assert top5_match(torch.arange(10.0)[None], -torch.arange(10.0)[None]).tolist() == [0]
+
+
+# ------------------------------------------------------------------------------------------------- several samples
+@pytest.mark.parametrize("shape", [(1, 10), (7, 33), (300, 5, 64), (3, 1408)])
+def test_the_metrics_of_a_sample_are_the_same_to_the_bit_beside_others(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    references = torch.randn(shape, generator=generator)
+    candidates = references + 0.01 * torch.randn(shape, generator=generator)
+    candidates[-1] = math.nan
+    found = compare_each(references, candidates)
+    assert found == [own.compare(r, y) for r, y in zip(references, candidates, strict=True)]
+    assert found[-1].relative_l2 is None
+    counts = count_nonfinite_each(references, candidates)
+    assert counts == [count_nonfinite(r, y) for r, y in zip(references, candidates, strict=True)]
+    assert counts[-1] == references[-1].numel()
 
 
 # ---------------------------------------------------------------------------------------------------- worst token

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from events_zh import CHINESE
 
 from common.log.events import DECLARED, SCRIPTS, Event
-from common.log.schema import Member, members
+from common.log.schema import Integers, Member, Numbers, members
 
 ROOT = Path(__file__).parents[2]
 CODE_ALONE = re.compile(r"`[^`]+`")
@@ -102,6 +102,8 @@ def kind_of(member: Member, say: Callable[[str], str]) -> str:
         item, item_nullable = without_none(get_args(kind)[0])
         words = "list of " + {int: "integers", float: "numbers", str: "texts"}.get(item, "objects")
         words += " and nulls" if item_nullable else ""
+    elif kind in (Numbers, Integers):
+        words = "list of numbers and nulls" if kind is Numbers else "list of integers"
     else:
         words = {int: "integer", float: "number", str: "text", bool: "boolean"}.get(kind, "object")
     if member.omittable:

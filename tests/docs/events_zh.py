@@ -36,11 +36,14 @@ CHINESE = {
     "object, or missing": "对象，可缺省",
     "integer, or missing": "整数，可缺省",
     # -------------------------------------------------------------------------------------------- one per, and when
+    "run with `--task`, of up to 1,000 images": "一次使用 `--task` 的运行中至多 1,000 张图片",
+    "run with `--task`": "一次使用 `--task` 的运行",
     "run": "一次运行",
     "run, first of all": "一次运行，最先写入",
     "run, last of all": "一次运行，最后写入",
     "run on an NPU, where operators fell back to the CPU": "一次 NPU 运行，仅在有算子回退到 CPU 时",
     "run whose output is not finite, where weights are not either": "一次运行，其输出与权重都含 NaN 或无穷大时",
+    "run with `--candidate`": "一次使用 `--candidate` 的运行",
     "run with `--reference`": "一次使用 `--reference` 的运行",
     "run with a CPU baseline": "一次带 CPU 基线的运行",
     "run, where operations can be counted (earlier logs: one before the sweep, one after it)": (
@@ -49,8 +52,12 @@ CHINESE = {
     "image": "一张图片",
     "image that was left out": "一张被跳过的图片",
     "image with several frames, of which the first is taken": "一张多帧图片，只取第一帧",
-    "image, output and reference": "一张图片、一个输出与一个参考",
+    "image, output and reference, of the first 1,000 images": "前 1,000 张图片中的一张、一个输出与一个参考",
+    "output and reference, of up to 1,000 images behind the first 1,000": (
+        "一个输出与一个参考，第 1,000 张之后的至多 1,000 张图片"
+    ),
     "output and reference": "一个输出与一个参考",
+    "output and way": "一个输出与一种方式",
     "output, with `--golden`": "一个输出，使用 `--golden` 时",
     "hypothesis, after `--explain` or a FAIL": "一个假设，使用 `--explain` 或结果为 FAIL 时",
     "block of the main chain, after `--explain` or a FAIL": "主干中的一个 block，使用 `--explain` 或结果为 FAIL 时",
@@ -179,7 +186,6 @@ CHINESE = {
     # ----------------------------------------------------------------------------------------------------- accuracy
     "How far the device's output `y` is from the reference `r`. A metric is null where NaN or infinities leave "
     "no number.": "设备输出 `y` 与参考 `r` 之间的误差。因 NaN 或无穷大而无法得出的指标为 null。",
-    "on the CPU": "在 CPU 上计算",
     "of the output": "该输出的",
     "`[1, D]` or `[1, T, C]`": "`[1, D]` 或 `[1, T, C]`",
     "`mean |y - r| / mean |r|`, a fraction": "`mean |y - r| / mean |r|`，为比值",
@@ -189,6 +195,25 @@ CHINESE = {
     "`max r - r[argmax y]`, as a fraction of the range of `r`": "`max r - r[argmax y]` 与 `r` 值域之比",
     "dB: `-10 log10 nmse`; null without any error": "单位 dB：`-10 log10 nmse`；毫无误差时为 null",
     "fraction of the five largest elements that are the same": "最大的五个元素中相同者所占的比例",
+    "What `sample` is of one image, in lists that have a place for each. The other metrics follow from these.": (
+        "与单张图片的 `sample` 相同，以列表形式给出，每张图片占一个位置。其余指标由这些推出。"
+    ),
+    "the place of its first image among all that are compared, from 0": (
+        "其第一张图片在全部被比较图片中的位置，从 0 开始"
+    ),
+    "of each image the first 16 digits of its `image_sha256`, without a gap": (
+        "每张图片 `image_sha256` 的前 16 位，依次相连"
+    ),
+    "the first two on the CPU, the last in a file of `inference.py`": (
+        "前两者在 CPU 上计算，最后一个来自 `inference.py` 的文件"
+    ),
+    "as in `sample`, of each image": "每张图片的值，含义同 `sample`",
+    "`nonfinite` of each image, where one is not 0": "每张图片的 `nonfinite`，有不为 0 的才写入",
+    "with the largest error, of each image": "每张图片中误差最大的 token",
+    "of each image": "每张图片的",
+    "Its `env`, `model` and `numerics` are those of the run that made the file.": (
+        "其 `env`、`model`、`numerics` 即生成该文件的那次运行的记录。"
+    ),
     "NaN and infinite elements of both": "两者中 NaN 与无穷大元素的总数",
     "of an embedding: what a perf run's is recognised by": "embedding 的指纹：据此与性能运行的 embedding 比对",
     "with the largest error": "误差最大的 token",
@@ -198,10 +223,20 @@ CHINESE = {
     "of all samples": "所有样本之和",
     "what rounding to a 16-bit dtype is expected to cost": "舍入到 16 位 dtype 的预期误差",
     "the bound that was applied, a fraction": "实际采用的上限，为比值",
+    "The run's first image through the device once more: its output `y'` beside what it was at first, `y`.": (
+        "本次运行的第一张图片再次送入设备：其输出 `y'` 与首次输出 `y` 对比。"
+    ),
+    "by itself, or in another place of another batch": "单独一张，或位于另一个 batch 的另一位置",
+    "of that call": "该次调用的",
+    "in the batch, from 0": "在 batch 中的位置，从 0 开始",
+    "of the call that gave `y`": "得到 `y` 的那次调用的 batch size",
+    "`||y' - y|| / ||y||`, a fraction": "`||y' - y|| / ||y||`，为比值",
+    "to the last bit": "是否逐位相同",
     "of the CPU's float32 against its float64": "CPU 上 float32 相对于 float64 的误差",
     "by its name": "文件名",
+    "of a file of `inference.py`": "参考为 `inference.py` 的文件时",
     "that computed it": "计算该参考的模型",
-    "`float32`, `float64`": "`float32`、`float64`",
+    "`float32`, `float64`, or `features` alone": "`float32`、`float64`，或单独的 `features`",
     "how images became pixel values": "当时图片如何变为像素值",
     "of Python, the platform and the packages": "当时的 Python、平台与各软件包",
     "How well a cause explains the device's error `y - r`, when its emulation gives `y_k`. A figure is null where NaN "
@@ -227,6 +262,46 @@ CHINESE = {
         "以 CPU 上该 block 的输入单独计算时，设备上该 block 的误差"
     ),
     "the error arises here; one a run at most": "误差产生于此；每次运行至多一条",
+    # --------------------------------------------------------------------------------------------------------- the task
+    "What the reference and the device make of them, in the order of the samples. A prediction is the index of a class "
+    "(`classes` and `knn`) or the place of an image from 0 (`nearest`); -1 is none, of an embedding that is not "
+    "finite.": (
+        "参考与设备对这些图片的预测，顺序与样本相同。预测是类别的索引（`classes` 与 `knn`）"
+        "或图片的序号，从 0 开始（`nearest`）；-1 表示没有预测，即 embedding 含 NaN 或无穷大。"
+    ),
+    "the place of the first image, from 0": "第一张图片的序号，从 0 开始",
+    "the index of each image's class": "每张图片所属类别的索引",
+    "predicted from the reference's embeddings": "由参考的 embedding 得出的预测",
+    "predicted from the device's": "由设备的 embedding 得出的预测",
+    "relative L2 error of the embeddings that it takes to change the reference's prediction; of one that changed, to "
+    "the device's": "使参考的预测改变所需的 embedding 相对 L2 误差；已改变的，则为变成设备的预测所需的误差",
+    "of `nearest`: of the `neighbours`, how many are the same": "`nearest`：`neighbours` 个近邻中相同的个数",
+    "those whose prediction is not the same, by their names, in order": "预测不同的图片的名称，按顺序",
+    "What the device's error does to the task that an encoder is for.": "设备的误差对编码器所承担的任务有何影响。",
+    "the model's own classes, a vote of nearest neighbours, or these alone": "模型自身的类别、近邻投票，或仅近邻",
+    "where they are from: `folders`, or a file by its name": "标签的来源：`folders`，或文件名",
+    "the index of each label": "每个标签的索引",
+    "that vote or are compared; null of `classes`": "参与投票或比较的近邻数；`classes` 时为 null",
+    "of their votes, `exp(cosine / temperature)`": "投票权重 `exp(cosine / temperature)` 的温度",
+    "relative L2: the margin up to which a change is a tie": "相对 L2：裕度不超过此值的改变为平局",
+    "share of the images whose label the reference predicts; null without labels": (
+        "参考预测正确的比例；没有标签时为 null"
+    ),
+    "share whose label the device predicts; null without labels": "设备预测正确的比例；没有标签时为 null",
+    "the first less the second": "前者减去后者",
+    "labels that the reference predicts and the device does not, without ties": (
+        "参考预测正确而设备不正确的标签数，不含平局"
+    ),
+    "predictions that are not the same": "不相同的预测数",
+    "of these, whose margin is at most `rounding`": "其中裕度不超过 `rounding` 的个数",
+    "upper bound of the share that changes, with 95 % confidence (Clopper-Pearson)": (
+        "预测改变比例的上限，置信度 95%（Clopper-Pearson）"
+    ),
+    "share of the `neighbours` that are the same; null but of `nearest`": (
+        "`neighbours` 个近邻中相同的比例；除 `nearest` 外为 null"
+    ),
+    "the bound of `accuracy_drop` that was applied, a fraction": "所采用的 `accuracy_drop` 上限，为比值",
+    "null where nothing is gated": "不作判定时为 null",
     # -------------------------------------------------------------------------------------------------- performance
     "building the encoder and reading its weights": "构建编码器并读取权重",
     "copying it to the device": "复制到设备",

@@ -152,7 +152,7 @@ def test_every_command_parses(page: Page, tmp_path: Path, monkeypatch: pytest.Mo
     "line",
     [
         "python inference.py --no-such-flag",
-        "python3 accuracy_run.py --samples 0 | tee accuracy_log.txt",
+        "python3 accuracy_run.py --samples -1 | tee accuracy_log.txt",
         "cat log.txt | python check_accuracy_run_perf.py - --require-device tpu",
         "torchrun --nproc-per-node 8 inference.py --output features.txt",
         "torchrun --no-such-flag inference.py",

@@ -55,6 +55,8 @@ def test_the_file_is_all_parts_in_order(suffix: str, tmp_path: Path) -> None:
             about = {**about, **{key: json.loads(about[key]) for key in ("images", "preprocess")}}
     assert embeddings.dtype == np.float32
     assert embeddings[:, 0].tolist() == wanted
+    hashes = about.pop("image_sha256") if suffix == ".npy" else load_file(path)["image_sha256"]
+    assert len(hashes) == 39
     assert about == {"images": [f"{number}.jpg" for number in wanted], **ABOUT}
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, "features.json"}
 

@@ -13,7 +13,7 @@ from helpers.logs import MARKER
 
 from common.log.events import Accuracy, Env, Metrics, Plan, Sample
 from common.log.reader import Run, read_runs
-from common.log.schema import Member, decode, keys, members
+from common.log.schema import Integers, Member, Numbers, decode, keys, members
 from common.log.writer import RunLog
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ def _plain_value(member: Member) -> Any:
         return member.one_of.choices[0]
     if is_dataclass(kind):
         return _plainest(kind, {})
+    if kind in (Numbers, Integers):
+        return []
     return PLAIN[kind] if kind in PLAIN else get_origin(kind)()
 
 
@@ -97,6 +99,9 @@ def _any(kind: Any, chooser: random.Random, share: float) -> Any:
         return [_any(arguments[0], chooser, share) for _ in range(chooser.randrange(share == 1, 4))]
     if origin is dict:
         return {_text(chooser): _any(arguments[1], chooser, share) for _ in range(chooser.randrange(share == 1, 4))}
+    if kind in (Numbers, Integers):
+        item = float if kind is Numbers else int
+        return [_any(item, chooser, share) for _ in range(chooser.randrange(share == 1, 4))]
     if arguments:  # X | None
         return _any(arguments[0], chooser, share) if chooser.random() < share else None
     return {

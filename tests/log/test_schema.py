@@ -30,7 +30,19 @@ from common.log.events import (
     Sample,
     declare,
 )
-from common.log.schema import FLAT, OPTIONAL, Member, MisfitError, OneOf, decode, encode, keys, members
+from common.log.schema import (
+    FLAT,
+    OPTIONAL,
+    Integers,
+    Member,
+    MisfitError,
+    Numbers,
+    OneOf,
+    decode,
+    encode,
+    keys,
+    members,
+)
 from common.log.writer import RunLog
 
 Fields = dict[str, Any]
@@ -72,6 +84,8 @@ class Everything:
     count_or_null: int | None
     texts: list[str]
     sizes: list[float | None]
+    many: Numbers
+    counts: Integers
     by_name: dict[str, float]
     anything: dict[str, Any]
     inner: Inner
@@ -93,6 +107,8 @@ GOOD: Fields = {
     "count_or_null": None,
     "texts": ["a", ""],
     "sizes": [0.5, None],
+    "many": [0.5, 2.0],
+    "counts": [1, -2],
     "by_name": {"x": 1.5},
     "anything": {"x": [1, {"y": None}]},
     "inner": {"count": 1, "size": None},
@@ -115,6 +131,8 @@ def good(**more: Any) -> Everything:
         count_or_null=None,
         texts=["a", ""],
         sizes=[0.5, None],
+        many=Numbers([0.5, 2.0]),
+        counts=Integers([1, -2]),
         by_name={"x": 1.5},
         anything={"x": [1, {"y": None}]},
         inner=Inner(count=1, size=None),
@@ -156,6 +174,13 @@ def test_a_whole_number_is_a_number_and_becomes_a_float(key: str) -> None:
 def test_whole_numbers_in_lists_and_objects_become_floats() -> None:
     decoded = decode(Everything, GOOD | {"sizes": [1, 2.5, None], "by_name": {"x": 3}})
     assert [type(size) for size in decoded.sizes] == [float, float, type(None)]
+
+
+def test_a_null_among_many_numbers_is_a_nan_in_memory_and_null_again_on_disk() -> None:
+    decoded = decode(Everything, GOOD | {"many": [1, None, 2.5]})
+    assert [str(number) for number in decoded.many] == ["1.0", "nan", "2.5"]
+    assert decoded.many.itemsize == decoded.counts.itemsize == 8
+    assert encode(decoded)["many"] == [1.0, None, 2.5]
     assert type(decoded.by_name["x"]) is float
 
 
@@ -184,6 +209,10 @@ REFUSED: dict[str, tuple[Fields, str]] = {
     "null for a list": ({"texts": None}, "texts is None, not a list"),
     "null in a list of texts": ({"texts": ["a", None]}, "texts is None, not a text"),
     "a text in a list of numbers": ({"sizes": [0.5, "0.5"]}, "sizes is '0.5', not a number"),
+    "a text in a long list of numbers": ({"many": [0.5, "0.5"]}, "many is '0.5', not a number"),
+    "a number in a long list of integers": ({"counts": [1, 2.0]}, "counts is 2.0, not a whole number"),
+    "an integer of more than 64 bits": ({"counts": [1, 10**18 * 10]}, "counts is 10000000000000000000, not of 64 bits"),
+    "no list of integers": ({"counts": 5}, "counts is 5, not a list"),
     "true in a list of numbers": ({"sizes": [0.5, True]}, "sizes is True, not a number"),
     "a list for an object": ({"by_name": [1.5]}, "by_name is [1.5], not an object"),
     "a text in an object of numbers": ({"by_name": {"x": "1"}}, "by_name is '1', not a number"),
@@ -277,7 +306,7 @@ def test_every_type_is_one_that_can_be_read(kind: type[Event]) -> None:
     for declaration in declarations_in(kind):
         for member in members(declaration):
             plain = member.kind in (int, float, str, bool, Any) or is_dataclass(member.kind)
-            assert plain or get_origin(member.kind) in (list, dict), member
+            assert plain or member.kind in (Numbers, Integers) or get_origin(member.kind) in (list, dict), member
             assert not member.one_of or member.kind is str, member
             assert not member.flat or (is_dataclass(member.kind) and not is_nullable(member)), member
 
@@ -285,9 +314,10 @@ def test_every_type_is_one_that_can_be_read(kind: type[Event]) -> None:
 def test_the_names_of_the_events() -> None:
     """They are on disk, so that none may change with its class."""
     assert sorted(DECLARED) == [
-        "accuracy", "animation", "cause", "env", "fallback", "inference", "kind", "latencies", "layer", "limit",
-        "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks", "reference_source",
-        "run_end", "run_start", "sample", "scaled", "search", "skipped", "speedup", "startup", "transparency", "unread",
+        "accuracy", "animation", "candidate_source", "cause", "env", "fallback", "inference", "kind", "latencies",
+        "layer", "limit", "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "prediction",
+        "ranks", "reference_source", "repeat", "run_end", "run_start", "sample", "samples", "scaled", "search",
+        "skipped", "speedup", "startup", "task", "transparency", "unread",
     ]  # fmt: skip
 
 
@@ -353,7 +383,9 @@ def wrong_values(member: Member) -> list[Any]:
         str: [5, True, ["a"], {}],
         bool: [0, 1, 1.0, "true", []],
     }.get(member.kind, [5, "a", True])
-    if get_origin(member.kind) is list:
+    if member.kind in (Numbers, Integers):
+        wrong = [5, "a", {}, ["a"], [True], [[1]]] + [[0.5]] * (member.kind is Integers)
+    elif get_origin(member.kind) is list:
         wrong = [5, "a", {}, [{"none of its fields": None}]]
     elif not isinstance(member.kind, type) or is_dataclass(member.kind):  # an object
         wrong = [5, "a", []]
@@ -424,7 +456,10 @@ def test_which_scripts_write_what() -> None:
     of = {script: {name for name, kind in DECLARED.items() if script in kind.scripts} for script in SCRIPTS}
     all_three = of[INFERENCE] & of[ACCURACY] & of[PERF]
     assert of[INFERENCE] - all_three == {"inference"}
-    assert of[ACCURACY] - all_three == {"sample", "accuracy", "noise_floor", "reference_source", "cause", "layer"}
+    assert of[ACCURACY] - all_three == {
+        *("sample", "samples", "accuracy", "repeat", "noise_floor", "cause", "layer"),
+        *("reference_source", "candidate_source", "prediction", "task"),
+    }
     assert of[PERF] - all_three == {
         *("startup", "limit", "search", "latencies", "perf", "kind", "ranks", "speedup", "machine")
     }
@@ -488,6 +523,11 @@ def test_the_earlier_logs_have_most_of_the_events() -> None:
         "animation",
         "fallback",
         "machine",
+        "repeat",
+        "samples",
+        "candidate_source",
+        "prediction",
+        "task",
         "kind",
         "nonfinite_weights",
         "reference_source",

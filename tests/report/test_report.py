@@ -27,7 +27,7 @@ from helpers.hostile import (
     with_all,
     with_speedup,
 )
-from helpers.logs import Edit, Records, change, drop, edited, find, read_records, with_kinds
+from helpers.logs import Edit, Records, change, drop, edited, find, read_records, with_kinds, with_task
 from huggingface_hub import ModelCard
 from jinja2 import TemplateError, nodes
 from matplotlib.figure import Figure
@@ -45,12 +45,14 @@ from common.log.reader import Run, read_runs
 from common.report import commands, rendering
 from common.report.facts import Page, kinds_of
 from common.verdict.evidence import Group, Judgement
+from common.verdict.task import conclusion_of
 
 STEMS = ("accuracy", "benchmark", "inference")
 LOGS = tuple(f"{stem}.log" for stem in STEMS)
 PAGES = ("report.md", "report.zh-CN.md")
-PLOTS = ("latency.png", "throughput.png", "kinds.png", "samples.png", "blocks.png", "causes.png")
+PLOTS = ("latency.png", "throughput.png", "kinds.png", "samples.png", "task.png", "blocks.png", "causes.png")
 FIGURE = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)*(?:e[+-]?\d+)?%?")
+ANY_DROP = ("--max-accuracy-drop", "99")  # a bound that two images support
 WITHOUT_EXPLAIN = ("latency.png", "throughput.png", "samples.png")
 RAW = {"samples_ms", "baseline_samples_ms", "fingerprint", "shapes"}  # thousands of figures, none of which is shown
 
@@ -104,6 +106,11 @@ def copied(evidence: Path, folder: Path, **edits: Edit) -> Path:
     return folder
 
 
+def explained_with_task(records: Records) -> None:
+    explained(records)
+    with_task(records)
+
+
 # ---------------------------------------------------------------------------------------------------- the figures
 def leaves(value: Any) -> Iterator[str | float]:
     """Every text and number of a record, but its raw samples."""
@@ -127,11 +134,13 @@ def printed_forms(number: float) -> set[str]:
 
 def known_figures(folder: Path, printed: str) -> set[str]:
     """All figures of the records, in every form, and those that the checker printed of its own; sums of shares as the
-    conclusions about the time state them, which have tests of their own.
+    conclusions about the time state them, and bounds as those about a task do, which have tests of their own.
     """
     known = set(FIGURE.findall(printed))
     for kinds in kinds_of(read_log(folder / "benchmark.log")):
         known |= set(FIGURE.findall(conclude_kinds(kinds).en))
+    if conclusion := conclusion_of(read_log(folder / "accuracy.log")):
+        known |= set(FIGURE.findall(conclusion.en))
     for name in LOGS:
         for leaf in leaves(read_records(folder / name)):
             known |= set(FIGURE.findall(leaf)) if isinstance(leaf, str) else printed_forms(leaf)
@@ -158,10 +167,10 @@ def test_the_pages_of_runs_made_now(report: Report, fresh: Path) -> None:
 
 
 def test_every_figure_is_one_of_the_records(report: Report, evidence: Path, tmp_path: Path) -> None:
-    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_all)
-    code, pages = report(folder)
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained_with_task, benchmark=with_all)
+    code, pages = report(folder, *ANY_DROP)
     assert code == 0, pages["out"]
-    known = assert_figures_are_known(folder, pages)
+    known = assert_figures_are_known(folder, {**pages, "out": pages["out"] + ANY_DROP[1]})
     latency = f"{find(read_records(folder / 'benchmark.log'), 'perf')['avg_latency_ms']:.3f}"
     digit = "1" if latency[-1] != "1" else "2"
     tampered = pages["report.md"].replace(latency, latency[:-1] + digit)
@@ -270,7 +279,7 @@ def test_another_encoders_inference_is_not_shown(
 
 def test_both_languages_say_the_same(report: Report, evidence: Path, tmp_path: Path) -> None:
     """The same headings, tables, pictures and figures; only the words differ."""
-    folder = copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_all)
+    folder = copied(evidence, tmp_path / "logs", accuracy=explained_with_task, benchmark=with_all)
     english, chinese = (report(folder)[1][name] for name in PAGES)
     assert [len(mark) for mark in re.findall(r"^(#+) ", english, re.M)] == [
         len(mark) for mark in re.findall(r"^(#+) ", chinese, re.M)
@@ -291,6 +300,32 @@ def test_the_cause_and_the_block_are_said_in_words(report: Report, evidence: Pat
     assert f"Blocks: {block}" in pages["report.md"]
     assert "原因：平方误差的 99.9% 来自卷积使用 HF32 与 GELU 的 tanh 近似。" in pages["report.zh-CN.md"]
     assert "误差产生于 block 1 (blocks.1)：单独计算时误差为 3.2100%" in pages["report.zh-CN.md"]
+
+
+def test_what_the_error_does_to_the_task_is_said(report: Report, evidence: Path, tmp_path: Path) -> None:
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=with_task))
+    english, chinese = (html.unescape(pages[name]) for name in PAGES)
+    assert "2 images of 2 classes (by labels.csv), judged by a vote of their 1 nearest neighbour." in english
+    assert re.search(r"of error, 1 of 2 predictions changed \(1 tie\), at most 98% with 95%\s+confidence", english)
+    assert "- grace_hopper.jpg crop 1: two -> one (label: two), margin 0.0001%, a tie" in english
+    assert "精度评测" in chinese
+    assert "按 labels.csv 分为 2 类" in chinese
+    for name in PAGES:
+        rows = {row[0]: row[1] for table in tables(pages[name]) for row in table if len(row) == 2}
+        assert (rows["reference_accuracy"], rows["device_accuracy"], rows["accuracy_drop"]) == ("100%", "50%", "50%")
+        assert (rows["changed"], rows["ties"], rows["lost"]) == ("1", "1", "0")
+
+
+def test_without_a_task_the_page_says_how_to_ask(report: Report, evidence: Path) -> None:
+    _, pages = report(evidence)
+    assert "`accuracy_run.py --task` adds it." in pages["report.md"]
+    assert "运行 `accuracy_run.py --task` 即可生成" in pages["report.zh-CN.md"]
+
+
+def test_damaged_predictions_leave_a_section_that_says_so(report: Report, evidence: Path, tmp_path: Path) -> None:
+    code, pages = report(copied(evidence, tmp_path / "logs", accuracy=damaged_predictions))
+    assert code == 2
+    assert "The records are incomplete: prediction record: lists of different lengths" in pages["report.md"]
 
 
 def test_the_noise_floor_is_said_below_the_errors(report: Report, evidence: Path, tmp_path: Path) -> None:
@@ -786,7 +821,7 @@ def test_both_templates_have_the_same_sections() -> None:
 
 
 def test_prose_is_wrapped(report: Report, evidence: Path, tmp_path: Path) -> None:
-    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained, benchmark=with_all))
+    _, pages = report(copied(evidence, tmp_path / "logs", accuracy=explained_with_task, benchmark=with_all))
     for name in PAGES:
         prose = re.sub(r"```.*?```", "", pages[name], flags=re.S)
         assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
@@ -796,8 +831,9 @@ def test_prose_is_wrapped(report: Report, evidence: Path, tmp_path: Path) -> Non
 
 # ------------------------------------------------------------------------------------------------------- the plots
 def odd(records: Records) -> None:
-    """An error that is exactly zero, and one that is not finite."""
-    explained(records)
+    """An error that is exactly zero, and one that is not finite; margins of nothing."""
+    explained_with_task(records)
+    find(records, "prediction")["margins"] = [0.0, 0.0]
     find(records, "layer", block=0).update(isolated=0.0, propagated=None)
 
 
@@ -820,7 +856,7 @@ def odd_kinds(records: Records) -> None:
 
 
 def hostile_and_explained(records: Records) -> None:
-    explained(records)
+    explained_with_task(records)
     HOSTILE_PLOT(records)
 
 
@@ -923,6 +959,11 @@ def one_image(records: Records) -> None:
         kept.append(record["output"])
 
 
+def damaged_predictions(records: Records) -> None:
+    with_task(records)
+    find(records, "prediction")["device"].pop()
+
+
 def without_the_whole(records: Records) -> None:
     with_kinds(records)
     records[:] = [record for record in records if record.get("name") != "forward"]
@@ -973,6 +1014,8 @@ def drawn(evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dr
         ("samples", no_error),
         ("samples", nothing_compared),
         ("samples", one_image),
+        ("task", lambda records: None),
+        ("task", damaged_predictions),
         ("blocks", no_error),
         ("causes", nothing_explains),
         ("causes", nothing_finite),
@@ -992,6 +1035,9 @@ def test_a_plot_without_content_is_not_drawn(name: str, edit: Edit, drawn: Drawn
         ("throughput", out_of_memory, "2\nout of\nmemory"),
         ("causes", confirmed, "confirmed: switched off on the device"),
         ("causes", confirmed, "97.1%"),
+        ("task", with_task, "the same prediction"),
+        ("task", with_task, "changed, a tie"),
+        ("task", with_task, "rounding: 0.001%"),
         ("kinds", with_kinds, "42.0%"),
         ("kinds", with_kinds, "operations"),
         ("causes", explained, "HF32 in the convolutions\n+ the tanh GELU (best)"),
@@ -1022,10 +1068,11 @@ def test_the_line_in_a_box_is_the_p50_of_the_table(evidence: Path, drawn: Drawn)
     assert lines == [record["p50_latency_ms"] for record in perf]
 
 
-@pytest.mark.parametrize("name", ["latency", "throughput", "kinds", "samples", "blocks", "causes"])
+@pytest.mark.parametrize("name", ["latency", "throughput", "kinds", "samples", "task", "blocks", "causes"])
 def test_no_words_stand_on_what_is_plotted(name: str, drawn: Drawn) -> None:
     """Legends are above the axes, and the figures of bars beyond their ends; nothing else is written inside."""
-    figure = drawn(name, confirmed if name in ("samples", "blocks", "causes") else with_kinds)
+    edits = {"samples": confirmed, "blocks": confirmed, "causes": confirmed, "task": with_task}
+    figure = drawn(name, edits.get(name, with_kinds))
     assert figure is not None
     (axes,) = figure.axes
     figure.canvas.draw()

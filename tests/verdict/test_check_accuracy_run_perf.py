@@ -160,6 +160,10 @@ METRIC_EDITS = [
     (change("sample", "worst_token", 101, output="hidden_state"), "worst token"),
     (change("sample", "worst_token", -1, output="hidden_state"), "worst token"),
     (change("sample", "worst_token_relative_l2", 0.0, output="hidden_state"), "worst token"),
+    (change("repeat", "relative_l2", 2e-5, way="batch", output="embedding"), "repeat batch"),
+    (change("repeat", "relative_l2", -1e-9, way="alone", output="embedding"), "repeat alone"),
+    (change("repeat", "relative_l2", None, way="alone", output="hidden_state"), "repeat alone"),
+    (change("repeat", "relative_l2", 1e-7, way="alone", equal=True), "repeat alone"),
 ]
 PERF_EDITS = [
     (change("perf", "avg_latency_ms", 0.001, batch_size=1), "summary"),
@@ -305,6 +309,15 @@ UNJUDGEABLE_EDITS = {
         "accuracy.log", lambda records: find(records, "sample")["fingerprint"].pop(), "different lengths"),
     "two fingerprints of one image": ("accuracy.log", again("sample", {"fingerprint": [1.0]}, output="embedding"),
         "two fingerprints"),
+    "a way of repeating left out": (
+        "accuracy.log", drop("repeat", way="batch", output="embedding"), "not one of each way and output"),
+    "a repeat twice": ("accuracy.log", again("repeat", {}, way="alone"), "not one of each way and output"),
+    "a repeat of another image": (
+        "accuracy.log", change("repeat", "image_sha256", "0" * 64, way="alone"), "not of the first image"),
+    "a batch of one": ("accuracy.log", change("repeat", "batch_size", 1, way="batch"), "not in its batch"),
+    "several images alone": ("accuracy.log", change("repeat", "batch_size", 2, way="alone"), "not in its batch"),
+    "the same place": ("accuracy.log", change("repeat", "place", 0, way="batch"), "not in its batch"),
+    "a place outside of the batch": ("accuracy.log", change("repeat", "place", 2, way="batch"), "not in its batch"),
     "a batch size that is true": ("benchmark.log", of_one_batch("batch_size", True), "batch_size is True"),
     "a batch size that nobody asked for": ("benchmark.log", of_one_batch("batch_size", 7), "batch sizes"),
     "a batch size twice": (
