@@ -28,7 +28,7 @@ FORMAT = 1
 MARKER = "@record "
 INT_DIGITS = 19  # of 64 bits
 DEEPEST = 16  # levels of lists and objects in a record
-MOST_MEMORY = 192 * 1024 * 1024  # bytes that the records of a log may take, as `memory` estimates them
+MOST_MEMORY = 256 * 1024 * 1024  # bytes that the records of a log may take, as `memory` estimates them
 KEY = re.compile(r'"\w+":')  # a colon follows no other quote
 
 Record = dict[str, Any]
@@ -64,10 +64,10 @@ def record_text(record: Record, allow_nan: bool = False) -> str:
 def memory(text: str, compact: bool = False) -> int:
     """About how many bytes a record's values take: those of its text, its objects and lists, and its items.
 
-    Those of a `compact` event are arrays once it is read.
+    Those of a `compact` event are arrays once it is read: 8 bytes for each number, which has two characters at least.
     """
     if compact:
-        return len(text) + 8 * text.count(",")
+        return len(text) + 6 * text.count(",")
     return len(text) + 300 * (text.count("{") + text.count("[")) + 40 * text.count(",")
 
 

@@ -59,6 +59,7 @@ LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 LEAST_DRAWN = 0.05  # where no cause accounts for more, there is no plot: its bars would be empty
 FEWEST_TICKS = 3  # on a logarithmic axis: one figure alone gives no scale
 SAME, CHANGED, TIED = "the same prediction", "changed", "changed, a tie"
+CROWDED = 200  # points, beyond which they are dots without a line
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
 
 Draw = Callable[[Run, Figure], bool]
@@ -392,9 +393,10 @@ def name_of(cause: Cause) -> str:
 def plot_errors(axes: Axes, points: Sequence[Point], name: str, color: str, look: str) -> None:
     """Errors over whole numbers; one that is not finite is a cross at the top."""
     finite = [(x, y) for x, y in points if y is not None]
-    fill = color if look.endswith("o-") else "white"
+    fill = color if look.endswith("o-") or len(points) > CROWDED else "white"
     drawn = zip(*finite, strict=True) if finite else ([], [])
-    axes.plot(*drawn, look, color=color, label=name, markersize=6, markerfacecolor=fill)
+    look, size = (look, 6) if len(points) <= CROWDED else (".", 2)
+    axes.plot(*drawn, look, color=color, label=name, markersize=size, markerfacecolor=fill)
     lost = [x for x, y in points if y is None]
     if lost:
         top = axes.get_xaxis_transform()

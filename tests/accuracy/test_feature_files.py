@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from accuracy.test_reference import counted_forwards
 from conftest import PERF_QUICK, TINY_TIMM, Runner, save_timm
+from helpers.forks import Forks, needs_simulated_npu
 from helpers.logs import Edit, Records, change, drop, edited, find, read_records
+from helpers.npu_runs import CHECK, ON_NPU, VIT
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -134,6 +136,28 @@ def test_the_checker_ties_files_to_a_performance_run(
     scaled = change("sample", "fingerprint", lambda old: [1.1 * value for value in old])
     log = edited(tmp_path / "accuracy.log", tmp_path / "edited.log", scaled)
     assert checker.main([str(log), str(tmp_path / "benchmark.log")]) == 1
+
+
+@needs_simulated_npu
+def test_an_npu_s_file_beside_the_cpu_s_has_the_figures_of_one_run(forks: Forks, images: Path, tmp_path: Path) -> None:
+    """With HF32 and the tanh GELU, so that there is an error; the checker judges the files as the NPU's evidence."""
+    common = (*VIT, "--image", images)
+    npu = (*ON_NPU, "--numerics", "fast")
+    for where, name in ((("--device", "cpu"), "cpu.npy"), (npu, "npu.npy")):
+        made = forks.run("inference.py", *common, *where, "--workers", 0, "--output", name, cwd=tmp_path)
+        assert made.code == 0, made.stderr
+    both = forks.run("accuracy_run.py", *common, *npu, "--samples", "all", "--log-dir", "both", cwd=tmp_path)
+    files = forks.run("accuracy_run.py", "--reference", "cpu.npy", "--candidate", "npu.npy", cwd=tmp_path)
+    assert (both.code, files.code) == (0, 0), both.stderr + files.stderr
+    found, expected = (figures(read_records(tmp_path / name / "accuracy.log")) for name in ("logs", "both"))
+    assert found == expected
+    assert len(found) == COUNT
+    assert all(figure["relative_l2"] > 1e-5 for figure in found)
+    check = forks.run(*CHECK, "--only", "accuracy", cwd=tmp_path)
+    assert check.code == 0, check.stdout
+    assert "embeddings by cpu" in " ".join(check.stdout.split())
+    over = forks.run("accuracy_run.py", *common, *npu, "--reference", "cpu.npy", "--log-dir", "over", cwd=tmp_path)
+    assert figures(read_records(tmp_path / "over" / "accuracy.log")) == expected, over.stderr
 
 
 # -------------------------------------------------------------------------------------------------- what is refused
