@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence, Sized
-from itertools import chain
+from itertools import chain, pairwise
 from operator import ne
 
 from common.log import formulas, schema, tasks
@@ -28,6 +28,7 @@ def check_task(run: Run, allowed: float) -> Iterator[Check]:
         return
     task, model = run.one(Task), run.one(Model)
     require_whole(task, predictions)
+    require_source(task, run.start.argv)
     n, count = sum(len(each.reference) for each in predictions), sum(1 for _ in samples_of(run, task))
     yield Check("task images", f"{n}", f"{count}, the samples", passed(n == count))
     if n != count:
@@ -107,6 +108,14 @@ def require_whole(task: Task, predictions: Sequence[Prediction]) -> None:
         place += len(each.reference)
     if not place:
         raise UnjudgeableError("no prediction records")
+
+
+def require_source(task: Task, argv: Sequence[str]) -> None:
+    """Raises UnjudgeableError for labels from elsewhere than the run's command line says."""
+    typed = [word.removeprefix("--labels=") for word in argv if word.startswith("--labels=")]
+    typed += [word for flag, word in pairwise(argv) if flag == "--labels"]
+    if task.labels not in (None, *(typed[-1:] or [FOLDERS])):
+        raise UnjudgeableError("task record: labels from elsewhere than the command line says")
 
 
 def require_meaning(task: Task, predictions: Sequence[Prediction], n: int, classes: int, model: Model) -> None:

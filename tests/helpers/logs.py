@@ -183,6 +183,7 @@ def with_task(records: Records) -> None:
         threshold=0.99,
         result="PASS",
     )
+    find(records, "run_start")["argv"] += ["--task", "--labels", "labels.csv"]
     for event in (prediction, task):
         records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": event.event, **schema.encode(event)})
 

@@ -280,6 +280,7 @@ EDITS: dict[str, tuple[str, Edit, str, int]] = {
     "a class": ("classes", change("task", "classes", {"4": 5, "6": 6, "9": 9}), "a label is none of the classes", 1),
     "a class and all its labels": ("classes", of_another_class, "the class of the label 9 is another", 1),
     "an image less": ("knn", carefully(an_image_less), "task images", 1),
+    "another source of labels": ("knn", change("task", "labels", "labels.csv"), "labels from elsewhere", 2),
     "another reference": ("knn", change("task", "reference", "float64"), "task images", 1),
     "a neighbour of its own": ("nearest", carefully(at("device", 5, 5), at("margins", 5, 0.0)), "its own neigh", 1),
     "no predictions": ("knn", drop("prediction"), "no prediction records", 2),
