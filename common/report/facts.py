@@ -164,6 +164,10 @@ class Topic:
         return self.logs + run.log
 
     @property
+    def tasks(self) -> list[Task]:
+        return [task for run in self.group.of("accuracy") for task in run.all(Task)]
+
+    @property
     def explained(self) -> list[Run]:
         """The accuracy runs that looked for the cause of their error."""
         return [

@@ -58,6 +58,7 @@ REST = "remainder"  # of a forward, beside its kinds
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 LEAST_DRAWN = 0.05  # where no cause accounts for more, there is no plot: its bars would be empty
 FEWEST_TICKS = 3  # on a logarithmic axis: one figure alone gives no scale
+FEW_MARKS = 50  # which do not hide each other
 SAME, CHANGED, TIED = "the same prediction", "changed", "changed, a tie"
 CROWDED = 200  # points, beyond which they are dots without a line
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
@@ -306,11 +307,12 @@ def draw_task(run: Run, figure: Figure) -> bool:
         return False
     task, images = tasks[0], sorted(images_of(predictions), key=lambda image: image.margin)
     axes = titled(figure, "How large an error changes a prediction")
-    looks = {SAME: (BLUE, ".", 4), CHANGED: (RED, "X", 8), TIED: (ORANGE, "D", 8)}
-    for name, (color, marker, size) in looks.items():
+    size = 8 if task.figures.changed <= FEW_MARKS else 4
+    looks = {SAME: (BLUE, ".", 4), CHANGED: (RED, "X", size), TIED: (ORANGE, "D", size)}
+    for name, (color, marker, width) in looks.items():
         points = [(at, image.margin) for at, image in enumerate(images, start=1) if look_of(image, task) == name]
         if points:
-            axes.plot(*zip(*points, strict=True), marker, color=color, label=name, markersize=size)
+            axes.plot(*zip(*points, strict=True), marker, color=color, label=name, markersize=width)
     error = error_of(run, task)
     for bound, name, style in ((error, "the device's largest error", "-"), (task.rounding, "rounding", ":")):
         if bound is not None:
