@@ -735,7 +735,7 @@ class Latencies(Event, scripts=[PERF]):
 
     @property
     def case(self) -> Case:
-        return Case(self.mode or EAGER, self.batch_size)
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
@@ -816,7 +816,7 @@ class Perf(Event, scripts=[PERF]):
 
     @property
     def case(self) -> Case:
-        return Case(self.mode or EAGER, self.batch_size)
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
@@ -854,7 +854,7 @@ class Ranks(Event, scripts=[PERF]):
 
     @property
     def case(self) -> Case:
-        return Case(self.mode or EAGER, self.batch_size)
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
