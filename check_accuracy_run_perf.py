@@ -42,8 +42,6 @@ exit codes: 0 PASS, 1 FAIL, 2 CANNOT JUDGE
 WIDEST = 36  # columns that a cell may make its column wide; beyond it only its own row moves
 INFERENCE_LOG = "inference.log"  # its outputs belong on the pages, and prove nothing
 CHECK_LOG = "env_check.log"
-THRESHOLD, REGRESSION = "1.0", "5%"
-DEFAULT_BOUNDS = {"threshold": options.percent(THRESHOLD), "max_regression": options.percent(REGRESSION)}
 LONGEST_CELL = 400  # characters; a hostile log can hold texts of any length
 
 
@@ -66,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threshold",
         type=options.percent,
-        default=THRESHOLD,
+        default="1.0",
         metavar="PERCENT",
         help="the largest relative_error and relative_l2, whatever the log's own was (default: %(default)s)",
     )
@@ -102,7 +100,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-regression",
         type=options.percent,
-        default=REGRESSION,
+        default="5%",
         metavar="PERCENT",
         help="how much slower than the baseline a median may be (default: 5%%)",
     )
@@ -163,7 +161,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--force is for --publish DIR")
     if args.template and not (args.publish or args.report):
         parser.error("--template needs --publish DIR or --report DIR, where its page goes")
-    args.judging = judging_words(args)
+    args.judging = judging_words(parser, args)
     of_perf = {
         "--min-throughput": args.min_throughput,
         "--max-latency-ms": args.max_latency_ms,
@@ -177,16 +175,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def judging_words(args: argparse.Namespace) -> list[str]:
+def judging_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
     """The flags that change a verdict, other files left out, as one would type them again."""
+    bounds = {field.name for field in fields(Bounds)}
+    usual = parser.parse_args([])
     words = ["--only", args.only] if args.only else []
-    for field in fields(Bounds):
-        flag, value = f"--{field.name.replace('_', '-')}", getattr(args, field.name)
-        default = DEFAULT_BOUNDS.get(field.name)
-        if value is True:
-            words.append(flag)
-        elif value not in (None, False, default):
-            words += [flag, f"{value * 100:g}" if field.name in DEFAULT_BOUNDS else f"{value}"]
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest not in bounds or value == getattr(usual, action.dest):
+            continue
+        words.append(action.option_strings[0])
+        if value is not True:
+            words.append(f"{value * 100:g}" if action.type is options.percent else f"{value}")
     return words
 
 
