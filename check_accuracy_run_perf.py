@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from common.cli import launch, options
 from common.errors import UserError
@@ -181,7 +182,7 @@ def judging_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     usual = parser.parse_args([])
     words = ["--only", args.only] if args.only else []
     for action in parser._actions:
-        value = getattr(args, action.dest, None)
+        value: Any = getattr(args, action.dest, None)
         if action.dest not in bounds or value == getattr(usual, action.dest):
             continue
         words.append(action.option_strings[0])
