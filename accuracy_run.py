@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.cli import launch, options
 from common.cli.options import ImageChoice, ModelChoice
 from common.device.ranks import Rank
 from common.errors import EXIT_OK, UserError
+from common.log import tasks
+from common.log.events import FEATURES
 from common.log.writer import RunLog
+
+if TYPE_CHECKING:
+    from common.accuracy.findings import Embeddings
+    from common.encoder.base import OwnClasses
 
 SCRIPT = "accuracy_run.py"
 DEFAULT_SAMPLES = 8
@@ -26,6 +33,7 @@ EXAMPLES = """examples:
   python accuracy_run.py --device cpu --save-reference r.safetensors  # the CPU's side, anywhere
   python accuracy_run.py --device npu --reference r.safetensors   # the NPU's side against that file
   python accuracy_run.py --reference gpu.npy --candidate npu.npy  # two files of inference.py
+  python accuracy_run.py --device npu --image val/ --task   # what the error does; a folder a class
 """
 
 
@@ -37,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=options.count_or_all,
         metavar="N|all",
         help="how many images to compare; seeded crops fill up where there are fewer; 0 or all: every image "
-        f"(default: {DEFAULT_SAMPLES}, or all of a --reference)",
+        f"(default: {DEFAULT_SAMPLES}, or all of a --reference; with --task all of --image)",
     )
     parser.add_argument(
         "--batch-size",
@@ -67,6 +75,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--explain", action="store_true", help="name the cause of the error and the block (always done after a FAIL)"
     )
+    task = parser.add_argument_group("task")
+    task.add_argument(
+        "--task",
+        action="store_true",
+        help="what the error does to the task: predictions of the model's own classes, or of a vote of nearest "
+        "neighbours, that change",
+    )
+    task.add_argument(
+        "--labels",
+        metavar="FILE.csv|none",
+        help="rows of an image's name and its label (default: an image's folder is its label, if it is in one)",
+    )
+    task.add_argument(
+        "--max-accuracy-drop",
+        type=options.percent,
+        default="1.0",
+        metavar="PERCENT",
+        help="how much of the accuracy the device may lose (default: %(default)s)",
+    )
     files = parser.add_mutually_exclusive_group()
     files.add_argument(
         "--save-reference",
@@ -94,6 +121,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--candidate FILE has the device's side: {wants}")
     if args.resume and args.save_reference:
         parser.error("--resume has no hidden states of the images before: --save-reference needs them all")
+    if args.labels and not args.task:
+        parser.error("--labels is of --task")
+    if args.task and args.samples is None and not args.reference:
+        args.samples = 0 if args.image else tasks.fewest_images(args.max_accuracy_drop)
     return args
 
 
@@ -119,10 +150,23 @@ def compare_files(args: argparse.Namespace, log: RunLog) -> str:
         from common.accuracy import feature_comparison
 
     typed = {key: getattr(args, key) for key in DEVICE_SIDE if f"--{key}" in args.shared}
-    result, _ = feature_comparison.compare(
+    result, pairing = feature_comparison.compare(
         log, args.reference, args.candidate, args.samples or 0, args.threshold, typed
     )
-    return result.summary()
+    return result.summary() + judge_task(args, log, pairing.embeddings, FEATURES, pairing.dtype, pairing.classes)
+
+
+def judge_task(
+    args: argparse.Namespace, log: RunLog, both: Embeddings, against: str, dtype: str, classes: OwnClasses | None
+) -> str:
+    """What the error does to the task, where that is asked; the result in a few words."""
+    if not args.task:
+        return ""
+    from common.task import evaluation
+
+    sides = evaluation.Sides.of(both.names, both.reference, both.candidate, against, dtype)
+    task = evaluation.evaluate(log, sides, classes, args.labels, args.max_accuracy_drop)
+    return f"; task: {task.result or 'nothing gated'}"
 
 
 def compare_on_device(args: argparse.Namespace, log: RunLog) -> str:
@@ -144,6 +188,7 @@ def compare_on_device(args: argparse.Namespace, log: RunLog) -> str:
         from common.encoder import loading
         from common.features import reading
         from common.images import decoding
+        from common.task import evaluation
 
     with session.start(log, args.device, args.dtype, args.numerics) as running:
         wanted, rounded = ImageChoice.of(args), {args.dtype} - {"float32"}
@@ -154,6 +199,8 @@ def compare_on_device(args: argparse.Namespace, log: RunLog) -> str:
         encoder = loading.load_encoder(ModelChoice.of(args), hashed=True)
         _ = encoder.weights_sha256  # waited for: beside the forwards it costs memory
         encoder.introduce(log)
+        if args.task:  # labels that do not fit are told before anything runs
+            evaluation.ask([sample.name for sample in samples], encoder.own_classes, args.labels)
 
         known: reference.Known
         images: inputs.Images
@@ -193,9 +240,10 @@ def compare_on_device(args: argparse.Namespace, log: RunLog) -> str:
             pixel_values, outputs = comparer.evidence_of(result.worst_image)
             image, error = result.worst_image, result.worst_relative_l2
             explanation.explain(running, on_cpu, encoder.module, pixel_values, outputs, image, error)
+        judged = judge_task(args, log, found.embeddings, known.precisions[0], args.dtype, encoder.own_classes)
         if kept:
             kept.remove()
-    return result.summary(repeatable)
+    return result.summary(repeatable) + judged
 
 
 if __name__ == "__main__":

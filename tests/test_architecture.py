@@ -15,6 +15,7 @@ SCRIPTS = {"inference.py", "accuracy_run.py", "accuracy_run_perf.py", "check_acc
 # What each wing may import beside itself: the arrows of the map in CONTRIBUTING.
 LIGHT = {"errors": set(), "stand_ins": set(), "log": {"errors"}, "cli": {"errors", "log"}}
 LIGHT |= {"verdict": {"errors", "log", "cli"}, "report": {"errors", "log", "cli", "verdict"}}
+LIGHT |= {"publish": {*LIGHT["report"], "report"}}
 RUN = {"errors", "stand_ins", "log", "cli", "device"}
 ARROWS = {
     **LIGHT,
@@ -24,6 +25,7 @@ ARROWS = {
     "session": {*RUN, "encoder"},
     "features": {*RUN, "encoder", "images", "session"},
     "accuracy": {*RUN, "encoder", "images", "session", "features"},
+    "task": {*RUN, "encoder"},
     "performance": {*RUN, "encoder", "images", "session", "features", "accuracy"},
 }
 # What costs a start: only the wings that compute import it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,12 @@ from common.device.devices import Outputs
 from common.encoder.base import Encoder
 from common.images.batching import Batch
 from common.log import formulas, schema
-from common.log.events import OUTPUTS, Sample, WorstToken
+from common.log.events import OUTPUTS, Sample, Top5, TopEntry, WorstToken
 from common.log.samples import MOST_SINGLE
 from common.log.writer import code_sha256
 from common.session import Session
+
+ClassName = Callable[[int], str | None] | None
 
 
 @dataclass
@@ -140,7 +142,7 @@ class Comparer:
         outputs = self._encode(batch.pixel_values)
         on_host = (outputs[0].cpu(), outputs[1].cpu())
         device, dtype = str(outputs[0].device), devices.dtype_name(outputs[0].dtype)
-        samples = compare_outputs(batch, references, on_host, device, dtype, self.compared)
+        samples = compare_outputs(batch, references, on_host, (device, dtype), self.compared, self.encoder.class_name)
         part.samples += samples
         part.names += batch.names
         part.sha256 += batch.sha256
@@ -206,7 +208,12 @@ def _part_at(place: int, step: int) -> range:
 
 
 def compare_outputs(
-    batch: Batch, references: References, outputs: Sequence[Tensor], device: str, dtype: str, place: int
+    batch: Batch,
+    references: References,
+    outputs: Sequence[Tensor],
+    by: tuple[str, str],
+    place: int,
+    class_name: ClassName = None,
 ) -> list[Sample]:
     """The samples of a batch's images, the first of which is at this place among all: against each precision one image
     after another. `outputs` are on the host; a device computed them in a dtype.
@@ -214,7 +221,7 @@ def compare_outputs(
     samples: list[Sample] = []
     for precision, known in references.items():
         of_outputs = [
-            list(_compare_output(batch, (precision, output), (device, dtype), r, y, place))
+            list(_compare_output(batch, (precision, output), by, r, y, place, class_name))
             for output, r, y in zip(OUTPUTS, known, outputs, strict=False)
         ]
         samples += [sample for of_image in zip(*of_outputs, strict=True) for sample in of_image]
@@ -222,7 +229,13 @@ def compare_outputs(
 
 
 def _compare_output(
-    batch: Batch, of: tuple[str, str], by: tuple[str, str], references: Tensor, candidates: Tensor, place: int
+    batch: Batch,
+    of: tuple[str, str],
+    by: tuple[str, str],
+    references: Tensor,
+    candidates: Tensor,
+    place: int,
+    class_name: ClassName,
 ) -> Iterator[Sample]:
     """One output of each image of a batch, against one precision."""
     (precision, output), (device, dtype) = of, by
@@ -231,9 +244,12 @@ def _compare_output(
         metrics.count_nonfinite_each(references, candidates),
     )
     for at, (name, sha256, r, y) in enumerate(zip(batch.names, batch.sha256, references, candidates, strict=True)):
-        fingerprint = worst = None
+        fingerprint = worst = top5 = None
         if output == "embedding":
-            fingerprint = metrics.fingerprint(y) if place + at < MOST_SINGLE else None
+            if place + at < MOST_SINGLE:
+                fingerprint = metrics.fingerprint(y)
+            if place + at < MOST_SINGLE and found[at].top5_match is not None:
+                top5 = Top5(reference_top5=entries(r, class_name), device_top5=entries(y, class_name))
         else:
             token, error = metrics.worst_token(r, y)
             worst = WorstToken(worst_token=token, worst_token_relative_l2=error)
@@ -249,7 +265,16 @@ def _compare_output(
             nonfinite=nonfinite[at],
             fingerprint=fingerprint,
             worst=worst,
+            top5=top5,
         )
+
+
+def entries(embedding: Tensor, class_name: ClassName) -> list[TopEntry]:
+    """The five largest elements of [D], with their classes where these have names."""
+    return [
+        TopEntry(index=index, value=value, label=class_name(index) if class_name else None)
+        for index, value in metrics.top5(embedding.double()).items()
+    ]
 
 
 def note_floors(floors: dict[str, float | None], references: References) -> None:

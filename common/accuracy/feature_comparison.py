@@ -18,8 +18,9 @@ from common.accuracy.comparison import compare_outputs
 from common.accuracy.findings import Comparison, Embeddings, Findings
 from common.accuracy.parts import Compared
 from common.accuracy.reference import Expected, References, expect_errors
+from common.cli.options import EMBEDDING
 from common.device import devices
-from common.encoder.base import Encoder
+from common.encoder.base import Encoder, OwnClasses
 from common.errors import UserError
 from common.features import reading
 from common.features.reading import FeatureFile
@@ -117,7 +118,7 @@ def require_images(file: FeatureFile, samples: Sequence[Sample], every: bool) ->
 
 def compare(
     log: RunLog, reference: Path, candidate: Path, count: int, threshold: float, typed: Mapping[str, str]
-) -> tuple[Comparison, Embeddings]:
+) -> tuple[Comparison, Pairing]:
     """The embeddings of two feature files, the first `count` of the candidate's, or with 0 all; no encoder runs.
 
     `typed` is what the command line says of the device's side. Raises UserError, in one line, for files that are not of
@@ -142,12 +143,12 @@ def compare(
             rows = slice(start, min(start + ROWS, len(pairing)))
             batch = Batch(list(y.names[rows]), y.hashes_of(rows), torch.empty(0), {}, None, Remarks())
             both = [torch.from_numpy(np.array(each)) for each in (pairing.reference_rows(rows), y.embeddings[rows])]
-            samples = compare_outputs(batch, {FEATURES: (both[0],)}, (both[1],), device, dtype, start)
+            samples = compare_outputs(batch, {FEATURES: (both[0],)}, (both[1],), (device, dtype), start)
             found.add(Compared(samples=samples))
             bar.update(len(batch.names))
-    classifier = y.model.classifier and y.kind == "embedding"
+    classifier = y.model.classifier and y.kind == EMBEDDING
     result = found.finish(dtype, y.model.numerics, threshold, classifier)
-    return result, pairing.embeddings
+    return result, pairing
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,19 @@ class Pairing:
 
     def __len__(self) -> int:
         return self.count or len(self.candidate.names)
+
+    @property
+    def dtype(self) -> str:
+        """That the device's side was computed in."""
+        return self.candidate.model.dtype
+
+    @property
+    def classes(self) -> OwnClasses | None:
+        """A classifier's, whose names a file does not hold; None where the embeddings are no logits."""
+        file = self.candidate
+        if not file.model.classifier or file.kind != EMBEDDING:
+            return None
+        return OwnClasses(file.embeddings.shape[1], lambda index: None)
 
     def require_same_images(self, log: RunLog) -> None:
         """Raise UserError for an image that only one has, or that has other contents in the other; say where their

@@ -11,7 +11,7 @@ from common.accuracy.parts import Compared
 from common.accuracy.reference import Expected
 from common.images.remarks import ImagesReport
 from common.log import formulas
-from common.log.events import OUTPUTS, Accuracy, Metrics, NoiseFloor, Repeat, Sample
+from common.log.events import OUTPUTS, Accuracy, Metrics, NoiseFloor, Repeat, Sample, Top5
 from common.log.figures import format_figure, format_metric, percent
 from common.log.samples import MOST_SINGLE, MOST_TOGETHER, together
 from common.log.writer import RunLog
@@ -39,6 +39,7 @@ class Tally:
     reference: str
     count: int = 0
     nonfinite: int = 0
+    first: Sample | None = None
     worst: Metrics | None = None
     worst_sample: Sample | None = None  # by relative_l2, the first of the largest
     worst_at: int = 0  # its place among all images, from 0
@@ -47,6 +48,7 @@ class Tally:
 
     def add(self, sample: Sample) -> None:
         metrics = sample.metrics
+        self.first = self.first or sample
         self.worst = metrics if self.worst is None else formulas.worst_metrics([self.worst, metrics])
         self.nonfinite += sample.nonfinite
         if self.worst_sample is None or _error(sample) > _error(self.worst_sample):
@@ -168,6 +170,8 @@ class Findings:
             if (precision, output) in self.tallies
         ]
         for tally in tallies:
+            if tally.first and tally.first.top5:
+                report_top5(self.log, tally.first, tally.first.top5)
             of_logits = classifier and tally.output == "embedding"
             gate = Gate(dtype, threshold, expected.get(tally.output), of_logits)
             passed &= report_output(self.log, tally, gate)
@@ -194,6 +198,17 @@ def _sample(tally: Tally) -> Sample:
     """The worst of a tally, which has one."""
     assert tally.worst_sample is not None
     return tally.worst_sample
+
+
+def report_top5(log: RunLog, sample: Sample, top5: Top5) -> None:
+    """Print the largest elements of an image's embedding on both sides."""
+    log.line()
+    log.line(f"Top-5 outputs of {sample.image} (index, value): {sample.reference} | {sample.device}")
+    sides = list(zip(top5.reference_top5, top5.device_top5, strict=True))
+    for place, (r, y) in enumerate(sides, start=1):
+        label = f", label={y.label}" if y.label else ""
+        log.line(f"  {place}. index={r.index}, value={r.value:.6f} | index={y.index}, value={y.value:.6f}{label}")
+    log.line(f"Top-1 match: {sides[0][0].index == sides[0][1].index}, Top-5 match: {sample.metrics.top5_match == 1}")
 
 
 def report_output(log: RunLog, tally: Tally, gate: Gate) -> bool:

@@ -72,11 +72,20 @@ def top5_match(r: Tensor, y: Tensor) -> Tensor:
     return (largest[0][:, :, None] == largest[1][:, None, :]).any(dim=2).double().mean(dim=1)
 
 
+def top5(values: Tensor) -> dict[int, float]:
+    """The five largest elements of [N] by their index, the largest first."""
+    largest = values.topk(min(5, values.numel()))
+    return dict(zip(largest.indices.tolist(), largest.values.tolist(), strict=True))
+
+
 def top1_gap(r: Tensor, y: Tensor) -> Tensor:
-    """(max r - r[argmax y]) / (max r - min r) of each row of r, y [N, D]; 0 for a constant r, where all are tied."""
+    """(max r - r[argmax y]) / (max r - min r) of each row of r, y [N, D]; 0 for a constant r, where all are tied.
+
+    Of several largest elements of y it takes the one that `top5` has first.
+    """
     largest = r.amax(dim=1)
     extent = largest - r.amin(dim=1)
-    gap = (largest - r.gather(1, y.argmax(dim=1, keepdim=True)).squeeze(1)) / extent
+    gap = (largest - r.gather(1, y.topk(min(5, y.shape[1])).indices[:, :1]).squeeze(1)) / extent
     return torch.where(extent == 0, 0.0, gap)
 
 

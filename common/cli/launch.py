@@ -130,6 +130,14 @@ def warn(text: str) -> None:
     print(f"warning: {printable(text)}", file=sys.stderr)
 
 
+def say(line: str) -> None:
+    """Print a line; whoever read along may have left, and the rest is done all the same."""
+    try:
+        print(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main and leave with its exit code.
 
@@ -143,7 +151,8 @@ def run(main: Callable[[], int]) -> NoReturn:
     failed = False
     try:
         code = main()
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
     except SystemExit:
         raise
     except BaseException as error:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from common.errors import EXIT_ERROR
 from common.log import writer
@@ -40,6 +41,11 @@ ACCELERATORS = tuple(kind for kind in DEVICE_KINDS if kind != "cpu")
 
 EMBEDDING, POOLED = "embedding", "pooled"  # what --features of inference.py takes
 
+# What a published port's scripts take where no flag says otherwise, each with the values that it may have.
+DEFAULTS = writer.ROOT / "defaults.json"
+HUBS = ("modelscope", "huggingface")
+PUBLISHED = {"model": str, "hub": str, "revision": str, "weights": str, "input_size": int}
+
 # What the next script of the chain has to be told again.
 SHARED_FLAGS = {"model", "weights", "hub", "revision", "input_size", "device", "numerics", "dtype", "seed", "log_dir"}
 
@@ -62,6 +68,23 @@ class Parser(argparse.ArgumentParser):
         sys.exit(EXIT_ERROR)
 
 
+def read_published() -> tuple[dict[str, str | int], str]:
+    """What DEFAULTS says of the model, its hub and its weights, for that model alone; and what is wrong with the file.
+
+    Nothing of either where there is no such file.
+    """
+    try:
+        found: Any = json.loads(DEFAULTS.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError) as error:
+        return {}, f"{DEFAULTS.name} can't be read: {error}"
+    known = isinstance(found, dict) and all(type(value) is PUBLISHED.get(key) for key, value in found.items())
+    if not known or "model" not in found or found.get("hub", HUBS[0]) not in HUBS or found.get("input_size", 1) < 1:
+        return {}, f"{DEFAULTS.name} does not say what it may: {', '.join(PUBLISHED)}, model always"
+    return found, ""
+
+
 class RunParser(Parser):
     """A parser that sets the earlier log aside on a usage error: it must not answer for a run that never began."""
 
@@ -69,12 +92,18 @@ class RunParser(Parser):
         super().__init__(script, description, examples)
         self.log_name = log_name
         self.argv: list[str] = []
+        self.published, self.fault = read_published()
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         self.argv = list(sys.argv[1:] if argv is None else argv)
+        if self.fault:
+            self.error(self.fault)
         args = self.parse_args(self.argv)
         args.argv = self.argv
         args.shared = self.shared_words(args)
+        if args.model == self.get_default("model"):
+            for name, value in self.published.items():
+                setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
         return args
 
     def shared_words(self, args: argparse.Namespace) -> list[str]:
@@ -95,13 +124,13 @@ class RunParser(Parser):
         super().error(message)
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
+def add_run_options(parser: RunParser) -> None:
     """Add the flags that inference.py, accuracy_run.py and accuracy_run_perf.py share."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
         metavar="ID",
-        default="timm/vit_giant_patch14_clip_224.laion2b",
+        default=parser.published.get("model", "timm/vit_giant_patch14_clip_224.laion2b"),
         help="<org>/<name> on a hub (hf-hub: before it too) or a local folder, of timm or transformers by its "
         "config.json; timm/<name> is also a name of timm's registry; or demo (default: %(default)s)",
     )
@@ -113,7 +142,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--hub",
-        choices=("modelscope", "huggingface"),
+        choices=HUBS,
         help="where to fetch from (default: modelscope for timm/..., huggingface for others and after hf-hub:)",
     )
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub")

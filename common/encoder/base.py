@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.device.devices import Outputs
 from common.device.meta import on_meta
-from common.encoder import weights
+from common.encoder import structure, weights
 from common.errors import UserError, first_line
 from common.log.writer import RunLog
 
@@ -84,13 +84,22 @@ class Preprocessor:
         return pixel_values
 
 
+@dataclass(frozen=True)
+class OwnClasses:
+    """How many classes a classifier has, and what names one by its index, None where nothing does."""
+
+    count: int
+    label: Callable[[int], str | None]
+
+
 @dataclass
 class Encoder:
     """A vision encoder ready to run, in float32 on the CPU.
 
     `module` maps pixel_values [B, 3, H, W] to (embedding [B, D], hidden_state [B, T, C]); `embedding_is` says what of
-    the model's the first is; `label` names a class by its index, where the model is a classifier with names; `notes`
-    are lines for people about the checkpoint; `pooled` is what was asked for, features without a last layer.
+    the model's the first is; `label` names one of its `classes` by the index, where it is a classifier; `notes` are
+    lines for people about the checkpoint; `pooled` is what was asked for, features without a last layer; `hub` and
+    `revision` are of an id; `asked_size` is what --input-size named.
     """
 
     model: str
@@ -104,8 +113,27 @@ class Encoder:
     hash_weights: Callable[[], str]  # costs seconds for gigabytes
     keys: weights.KeyReport
     label: Callable[[int], str | None] | None = None
+    classes: int = 0
     notes: list[str] = field(default_factory=list)
     pooled: bool = False
+    hub: str | None = None
+    revision: str | None = None
+    asked_size: int | None = None
+
+    @property
+    def class_name(self) -> Callable[[int], str | None] | None:
+        """`label`, where the weights are a class's own."""
+        return self.label if self.weights_source != "random" else None
+
+    @property
+    def structure(self) -> dict[str, int]:
+        """Its sizes, those that its library names."""
+        return structure.sizes_of(getattr(self.module, "model", self.module))
+
+    @property
+    def own_classes(self) -> OwnClasses | None:
+        """Those of a classifier."""
+        return OwnClasses(self.classes, self.label) if self.label else None
 
     @property
     def params(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 OWN_NAMES = ("label_names", "labels", "id2label")  # `labels` is what timm called them first
 # The data set that a tag of timm's names last: in1k, in21k_ft_in1k, fb_in22k; not in1k_ft_food101.
 IMAGENET = re.compile(r"(?:^|_)(?:in|imagenet)-?(?:1|12|21|22)k(?!.*_ft_)", re.IGNORECASE)
+ALIKE = 0.9  # of ImageNet's classes, by their names, where a model's are these
 
 Label = Callable[[int], str | None]
 
@@ -58,3 +59,16 @@ def _imagenet(classes: int, tag: str) -> Label | None:
         return None
     label: Label = ImageNetInfo(subset).index_to_description
     return label
+
+
+def wordnet_ids(label: Label, classes: int) -> list[str]:
+    """The WordNet ids of ImageNet's classes in their order, where the classes of a model are these by their names."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if not subset:
+        return []
+    known = ImageNetInfo(subset)
+    same = sum(label(index) == known.index_to_description(index) for index in range(classes))
+    ids: list[str] = known.label_names()
+    return ids if same >= ALIKE * classes else []

@@ -32,7 +32,8 @@ def load_encoder(wanted: ModelChoice, hashed: bool = False) -> Encoder:
             checkpoint = checkpoints.find_checkpoint(wanted, named, partial(_refuse_unusable, called, wanted))
             encoder = _load_from(called, checkpoint, wanted, hashed)
             encoder.model = named.model
-    encoder.pooled = wanted.pooled
+            encoder.hub, encoder.revision = named.hub or None, named.revision
+    encoder.pooled, encoder.asked_size = wanted.pooled, wanted.input_size
     encoder.module.eval()
     return encoder
 

@@ -271,6 +271,7 @@ def _timm_encoder(
         hash_weights=sha256,
         keys=replace(report, left_out=[*report.left_out, *gone]),
         label=label,
+        classes=built.num_classes if label else 0,
         notes=notes,
     )
 

@@ -44,7 +44,7 @@ class Report:
 
     def _add_image(self, name: str, sha256: str, vector: np.ndarray) -> None:
         largest = vector.argsort(kind="stable")[::-1][: self.topk]
-        label = self.encoder.label if self.encoder.weights_source != "random" else None
+        label = self.encoder.class_name
         top = [
             TopEntry(index=index, value=float(vector[index]), label=label(index) if label else None)
             for index in largest.tolist()

@@ -36,6 +36,9 @@ Mode = Annotated[
     str | None, OPTIONAL, "`eager`, or `compile:` and a backend of `torch.compile`; earlier logs have one mode"
 ]
 Gelu = OneOf(("erf", "tanh", "other"))
+# By what an encoder is judged on its task: by its own classes, by a vote of nearest neighbours, by the nearest alone.
+CLASSES, KNN, NEAREST = "classes", "knn", "nearest"
+TASKS = (CLASSES, KNN, NEAREST)
 # A few numbers of an embedding, by which it is recognised within tolerance. Of one that is not finite none may be.
 Fingerprint = list[float | None]
 
@@ -291,6 +294,15 @@ class Model(Event):
     numerics: Annotated[str, OneOf(("strict", "fast")), "what was asked for"]
     operators: Annotated[list[str], "of the kinds that are probed: `conv`, `matmul`, `attention`, `gelu`, `gelu_tanh`"]
     embedding_is: Annotated[str | None, OPTIONAL, "what of the model's the embedding is"] = None
+    hub: Annotated[str | None, OPTIONAL, OneOf(("modelscope", "huggingface")), "that `model` is an id of"] = None
+    revision: Annotated[str | None, OPTIONAL, "on that hub, where one was named"] = None
+    asked_size: Annotated[int | None, OPTIONAL, "pixels a side, where `--input-size` named them"] = None
+    structure: Annotated[
+        dict[str, int] | None,
+        OPTIONAL,
+        "its sizes, those that its library names: `patch_size`, `layers`, `hidden_size`, `intermediate_size`, "
+        "`attention_heads`",
+    ] = None
     weights_changes: Annotated[list[str] | None, OPTIONAL, "what was done to the weights before they fitted"] = None
     references: Annotated[list[str] | None, OPTIONAL, "of an accuracy run: the precisions that it compares with"] = None
     compiled: Annotated[bool | None, OPTIONAL, "of a perf run of earlier versions: all of it by `torch.compile`"] = None
@@ -399,6 +411,14 @@ class WorstToken:
 
 
 @declare
+class Top5:
+    """The five largest elements of an embedding on both sides, the largest first."""
+
+    reference_top5: Annotated[list[TopEntry], "the five largest elements of `r`"]
+    device_top5: Annotated[list[TopEntry], "the five largest elements of `y`"]
+
+
+@declare
 class Sample(Event, scripts=[ACCURACY]):
     """image, output and reference, of the first 1,000 images
 
@@ -416,6 +436,7 @@ class Sample(Event, scripts=[ACCURACY]):
     nonfinite: Annotated[int, "NaN and infinite elements of both"]
     fingerprint: Annotated[Fingerprint | None, OPTIONAL, "of an embedding: what a perf run's is recognised by"] = None
     worst: Annotated[WorstToken | None, FLAT, "of a `hidden_state`"] = None
+    top5: Annotated[Top5 | None, FLAT, "of an embedding that is finite"] = None
 
 
 @declare
@@ -544,6 +565,63 @@ class CandidateSource(Event, scripts=[ACCURACY]):
 
 
 @declare
+class Prediction(Event, scripts=[ACCURACY], compact=True):
+    """run with `--task`, of up to 1,000 images
+
+    What the reference and the device make of them, in the order of the samples. A prediction is the index of a class
+    (`classes` and `knn`) or the place of an image from 0 (`nearest`); -1 is none, of an embedding that is not finite.
+    """
+
+    first: Annotated[int, "the place of the first image, from 0"]
+    labels: Annotated[Integers | None, OPTIONAL, "the index of each image's class"] = None
+    reference: Annotated[Integers, "predicted from the reference's embeddings"]
+    device: Annotated[Integers, "predicted from the device's"]
+    margins: Annotated[
+        Numbers,
+        "relative L2 error of the embeddings that it takes to change the reference's prediction; of one that changed, "
+        "to the device's",
+    ]
+    kept: Annotated[Integers | None, OPTIONAL, "of `nearest`: of the `neighbours`, how many are the same"] = None
+    changed_images: Annotated[list[str], "those whose prediction is not the same, by their names, in order"]
+
+
+@declare
+class TaskFigures:
+    """What follows from the predictions: the checker computes it again."""
+
+    images: Annotated[int, "how many"]
+    reference_accuracy: Annotated[
+        float | None, "share of the images whose label the reference predicts; null without labels"
+    ]
+    device_accuracy: Annotated[float | None, "share whose label the device predicts; null without labels"]
+    accuracy_drop: Annotated[float | None, "the first less the second"]
+    lost: Annotated[int | None, "labels that the reference predicts and the device does not, without ties"]
+    changed: Annotated[int, "predictions that are not the same"]
+    ties: Annotated[int, "of these, whose margin is at most `rounding`"]
+    changed_at_most: Annotated[float, "upper bound of the share that changes, with 95 % confidence (Clopper-Pearson)"]
+    neighbours_kept: Annotated[float | None, "share of the `neighbours` that are the same; null but of `nearest`"]
+
+
+@declare
+class Task(Event, scripts=[ACCURACY]):
+    """run with `--task`
+
+    What the device's error does to the task that an encoder is for.
+    """
+
+    by: Annotated[str, OneOf(TASKS), "the model's own classes, a vote of nearest neighbours, or these alone"]
+    reference: Annotated[Reference, "the first two on the CPU, the last in a file of `inference.py`"]
+    labels: Annotated[str | None, "where they are from: `folders`, or a file by its name"]
+    classes: Annotated[dict[str, int], "the index of each label"]
+    neighbours: Annotated[int | None, "that vote or are compared; null of `classes`"]
+    temperature: Annotated[float | None, "of their votes, `exp(cosine / temperature)`"]
+    rounding: Annotated[float, "relative L2: the margin up to which a change is a tie"]
+    figures: Annotated[TaskFigures, FLAT]
+    threshold: Annotated[float, "the bound of `accuracy_drop` that was applied, a fraction"]
+    result: Annotated[str | None, OneOf(("PASS", "FAIL", "CANNOT JUDGE")), "null where nothing is gated"]
+
+
+@declare
 class Cause(Event, scripts=[ACCURACY]):
     """hypothesis, after `--explain` or a FAIL
 
@@ -657,7 +735,7 @@ class Latencies(Event, scripts=[PERF]):
 
     @property
     def case(self) -> Case:
-        return Case(self.mode or EAGER, self.batch_size)
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
@@ -738,7 +816,7 @@ class Perf(Event, scripts=[PERF]):
 
     @property
     def case(self) -> Case:
-        return Case(self.mode or EAGER, self.batch_size)
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
@@ -776,7 +854,7 @@ class Ranks(Event, scripts=[PERF]):
 
     @property
     def case(self) -> Case:
-        return Case(self.mode or EAGER, self.batch_size)
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare

@@ -9,7 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -168,10 +168,19 @@ def _ends_complete(path: Path) -> bool:
 
 def code_sha256() -> str:
     """SHA-256 over the names and bytes of the scripts and of all that `common` holds: which code made this log."""
-    digest = hashlib.sha256()
+    return sha256_of(code_files())
+
+
+def code_files() -> dict[str, bytes]:
+    """The scripts and all that `common` holds, by their names from the folder of the scripts."""
     ours = [*ROOT.glob("*.py"), *(path for path in (ROOT / "common").rglob("*") if "__pycache__" not in path.parts)]
-    for path in sorted(path for path in ours if path.is_file()):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in sorted(ours) if path.is_file()}
+
+
+def sha256_of(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(name.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()
 
 

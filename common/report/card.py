@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import yaml
 
 from common.log.events import Env, Model
-from common.verdict.evidence import Group
+from common.report.facts import HUB_ID, PLAIN, Page
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-PLAIN = re.compile(r"[A-Za-z0-9][\w. -]{0,60}", re.ASCII)  # a name that can be a tag
 TASKS = {True: "image-classification", False: "image-feature-extraction"}
 
 
-def front_matter(groups: Sequence[Group]) -> str:
+def front_matter(page: Page) -> str:
     """YAML between two `---`.
 
     Hugging Face reads `library_name`, `pipeline_tag`, `base_model` and `tags`, ModelScope `frameworks`, `tasks`,
-    `base_model` and `tags`, Modelers `hardwares`. There is no license: the records do not know it. The NPU and its tags
-    are claimed only for what ran on one: not for the CPU, and not for a simulation.
+    `base_model` and `tags`, Modelers `hardwares`, and checkers of ports the one word `hardware`. There is no license:
+    the records do not know it. The NPU and its tags are claimed only for what ran on one: not for the CPU, and not for
+    a simulation.
     """
-    models = [run.one(Model) for group in groups for run in group.runs]
-    envs = [run.one(Env) for group in groups for run in group.runs]
+    runs = [run for topic in page.topics for run in topic.group.runs]
+    models, envs = [run.one(Model) for run in runs], [run.one(Env) for run in runs]
     libraries = _unique(model.library for model in models)
     tasks = _unique(TASKS[model.classifier] for model in models)
     fields: dict[str, str | list[str]] = {
@@ -33,7 +31,8 @@ def front_matter(groups: Sequence[Group]) -> str:
         "frameworks": ["pytorch"],
         "base_model": _unique(model.model for model in models if _is_from_a_hub(model)),
         "hardwares": _plain(env.kind.upper() for env in envs if not env.is_simulated),
-        "tags": _plain([*(tag for env in envs for tag in _tags(env)), *libraries]),
+        "hardware": "NPU" if envs and all(env.kind == "npu" and not env.is_simulated for env in envs) else "",
+        "tags": page.tags,
     }
     known = {key: value for key, value in fields.items() if value}
     return f"---\n{yaml.safe_dump(known, sort_keys=False)}---\n"
@@ -41,14 +40,6 @@ def front_matter(groups: Sequence[Group]) -> str:
 
 def _is_from_a_hub(model: Model) -> bool:
     return model.weights_source == model.model and HUB_ID.fullmatch(model.model) is not None
-
-
-def _tags(env: Env) -> list[str]:
-    if env.is_simulated:
-        return ["simulation"]
-    if env.kind != "npu":
-        return [env.kind.upper()]
-    return ["NPU", "Ascend", env.device_name]
 
 
 def _unique(values: Iterable[str]) -> list[str]:

@@ -20,10 +20,15 @@ USUAL_LOG_DIR = "logs"
 CHECKER = "check_accuracy_run_perf.py"
 
 
-def run_command(run: Run) -> Markdown:
+def run_command(run: Run, left_out: Collection[str] = ()) -> Markdown:
+    """A run's command line, but for these flags."""
     ranks = run.start.plan.ranks if run.start.plan else 1
     launcher = ["python"] if ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks)]
-    given = [flag + equals + _placed(name, value) for name, flag, equals, value in _arguments(run.start.argv)]
+    given = [
+        flag + equals + _placed(name, value)
+        for name, flag, equals, value in _arguments(run.start.argv)
+        if name not in left_out
+    ]
     return command([*launcher, run.script, *given])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.log import tasks
 from common.log.conclusions import UNEXPLAINED, Words
 from common.log.events import (
     EAGER,
@@ -14,26 +16,37 @@ from common.log.events import (
     Cause,
     Cost,
     Env,
+    Fallback,
     Inference,
     Kind,
     Layer,
     Model,
     Numerics,
     Perf,
+    Prediction,
     Ranks,
+    RunStart,
     Sample,
     Speedup,
+    Task,
 )
 from common.log.figures import bound
 from common.log.formulas import FORWARD, GATED_METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
 from common.log.samples import each_sample
 from common.report.commands import ELSEWHERE, checker_command, run_command
+from common.report.hardware import words_for
 from common.report.markdown import Markdown
 from common.verdict.evidence import Check, Group, Judgement, Verdict
 from common.verdict.remarks import caveats_of
+from common.verdict.summary import Row
+from common.verdict.task import require_whole
 
 SHORT = 8  # digits of a hash
+PLAIN = re.compile(r"[A-Za-z0-9][\w. -]{0,60}", re.ASCII)  # a name that can be a tag
+HASH_TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+MODEL_PAGES = {"modelscope": "https://www.modelscope.cn/models/", "huggingface": "https://huggingface.co/"}
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,16 @@ class WorstError:
 @dataclass(frozen=True)
 class Topic:
     """What the sections are about: one group, the inference runs that belong to it, its plots' files by their names,
-    and the checker's command line.
+    and the checker's command line. `left_out` are flags that the folder of the pages makes needless, `logs` where in it
+    the logs are.
     """
 
     group: Group
     inferences: Sequence[Run]
     plots: Mapping[str, str]
     argv: Sequence[str]
+    left_out: Sequence[str] = ()
+    logs: str = ""
 
     @property
     def runs(self) -> list[Run]:
@@ -75,6 +91,37 @@ class Topic:
         return self.group.runs[0].one(Env)
 
     @property
+    def hardware(self) -> tuple[str, ...]:
+        """What else people call a real NPU; nothing of another device."""
+        return words_for(self.env.device_name) if self.env.kind == "npu" and not self.env.is_simulated else ()
+
+    @property
+    def called(self) -> list[str]:
+        """All names of the device, that of torch first."""
+        return [self.env.device_name, *self.hardware]
+
+    @property
+    def weights_url(self) -> Markdown | None:
+        """The page of the weights on the hub that they are from; None where they are from elsewhere."""
+        hub, model = self.model.hub, self.model.model
+        from_hub = self.model.weights_source == model and HUB_ID.fullmatch(model) is not None
+        return Markdown(MODEL_PAGES[hub] + model) if hub and from_hub else None
+
+    @property
+    def weights_are(self) -> str:
+        """Which weights another machine lacks: a file, a folder, or nothing of what a hub or a package brings."""
+        source, model = self.model.weights_source, self.model.model
+        if source in ("demo", "random") or (source == model and HUB_ID.fullmatch(model)):
+            return "to be had"
+        return "a folder" if source == model else "a file"
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """The operators that ran on the CPU, in any run."""
+        found = (operator for run in self.runs for each in run.all(Fallback) for operator in each.operators)
+        return list(dict.fromkeys(found))
+
+    @property
     def numerics(self) -> Numerics:
         return self.group.runs[0].one(Numerics)
 
@@ -92,6 +139,35 @@ class Topic:
         return [sample for run in self.group.of("accuracy") for sample in run.all(Sample)]
 
     @property
+    def embeddings(self) -> list[Sample]:
+        """The embeddings of all images, of each run against its first reference."""
+        found = []
+        for run in self.group.of("accuracy"):
+            samples = [sample for sample in run.all(Sample) if sample.output == "embedding"]
+            found += [sample for sample in samples if sample.reference == samples[0].reference]
+        return found
+
+    @property
+    def top1_match(self) -> bool | None:
+        """Whether the largest element is the same on both sides for every image; None where none was compared."""
+        same = [_top1_match(sample) for sample in self.embeddings]
+        return all(same) if same else None
+
+    @property
+    def top5_match(self) -> bool | None:
+        """Whether the five largest are, in any order."""
+        same = [sample.metrics.top5_match == 1 for sample in self.embeddings]
+        return all(same) if same else None
+
+    def path_of(self, run: Run) -> str:
+        """Where a run's log is, from the pages."""
+        return self.logs + run.log
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [task for run in self.group.of("accuracy") for task in run.all(Task)]
+
+    @property
     def explained(self) -> list[Run]:
         """The accuracy runs that looked for the cause of their error."""
         return [
@@ -107,7 +183,7 @@ class Topic:
     @property
     def commands(self) -> list[Markdown]:
         """What was run."""
-        return list(map(run_command, self.runs))
+        return [run_command(run, self.left_out) for run in self.runs]
 
     @property
     def judged_by(self) -> Markdown:
@@ -163,6 +239,29 @@ class Topic:
         return [remark for remark in self.group.remarks if remark not in caveats]
 
 
+def _top1_match(sample: Sample) -> bool:
+    if sample.top5 is None:
+        return sample.metrics.top1_gap == 0
+    r, y = sample.top5.reference_top5, sample.top5.device_top5
+    return [entry.index for entry in r[:1]] == [entry.index for entry in y[:1]]
+
+
+def _tags_of(topic: Topic) -> list[str]:
+    env = topic.env
+    if env.is_simulated:
+        return ["simulation"]
+    if env.kind != "npu":
+        return [env.kind.upper()]
+    return ["NPU", "Ascend", env.device_name, *topic.hardware]
+
+
+def changes_of(run: Run) -> list[tuple[str, Words]]:
+    """The images whose prediction changed on the task, and to what. Raises UnjudgeableError for damaged predictions."""
+    task, predictions = run.one(Task), run.all(Prediction)
+    require_whole(task, predictions)
+    return [(name, tasks.describe_change(image, task)) for name, image in tasks.changes_of(predictions)]
+
+
 def causes_of(run: Run) -> list[Cause]:
     """The causes with a name, the best first, then by how much they explain or were confirmed to."""
     named = [cause for cause in run.all(Cause) if cause.cause != UNEXPLAINED]
@@ -212,27 +311,82 @@ def belongs(run: Run, group: Group) -> bool:
 
 
 @dataclass(frozen=True)
+class Port:
+    """What a folder to publish has beside a page: its files, the picture of the verdict's lines, and what its scripts
+    take where no flag says otherwise.
+    """
+
+    files: Sequence[str]
+    screenshot: str
+    defaults: Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table of several encoders, and the page that says more: its names by language; none of a log that
+    can't be judged.
+    """
+
+    row: Row
+    names: Mapping[str, str] | None = None
+
+    def link(self, language: str) -> Markdown | None:
+        return Markdown(self.names[language]) if self.names else None
+
+
+@dataclass(frozen=True)
 class Page:
-    """A judgement, and what there is to say of each of its groups."""
+    """A judgement, and what there is to say of each of its groups. `lines` are those of the verdict as a terminal shows
+    them, `twin` is the file of the same page in the other language, `port` what a folder to publish has beside,
+    `left_out` the flags that it makes needless.
+    """
 
     judgement: Judgement
     topics: Sequence[Topic]
+    lines: Sequence[str] = ()
+    twin: str = ""
+    port: Port | None = None
+    left_out: Sequence[str] = ()
+    summary: Sequence[Entry] = ()
 
     @property
     def models(self) -> list[str]:
         return list(dict.fromkeys(topic.model.model for topic in self.topics))
 
     @property
-    def devices(self) -> list[Env]:
-        """One environment of each device by its name."""
-        envs = [topic.env for topic in self.topics]
-        return list({(env.kind, env.device_name, env.is_simulated): env for env in envs}.values())
+    def devices(self) -> list[Topic]:
+        """One topic of each device by its name."""
+        envs = [(topic.env, topic) for topic in self.topics]
+        return list({(env.kind, env.device_name, env.is_simulated): topic for env, topic in envs}.values())
+
+    @property
+    def tags(self) -> list[str]:
+        """By which a page is found: the NPU and its names only for what ran on one, not for a simulation."""
+        names = [name for topic in self.topics for name in _tags_of(topic)]
+        libraries = [run.one(Model).library for topic in self.topics for run in topic.group.runs]
+        return list(dict.fromkeys(name for name in (*names, *libraries) if PLAIN.fullmatch(name)))
+
+    @property
+    def hash_tags(self) -> Markdown:
+        """The tags, and the architectures, as a page has them in its text."""
+        names = [*self.tags, *(topic.model.architecture for topic in self.topics)]
+        return Markdown(" ".join(f"#{name}" for name in dict.fromkeys(names) if HASH_TAG.fullmatch(name)))
 
     @property
     def caveats(self) -> list[Words]:
-        """What the evidence does not prove, the gravest first."""
+        """What the evidence does not prove, the gravest first, and what was not judged."""
         found = (remark for topic in self.topics for remark in reversed(list(caveats_of(topic.group.runs[0]))))
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *self.judgement.limits]))
+
+    @property
+    def commands(self) -> list[Markdown]:
+        """What was run, those runs too that can't be judged."""
+        return [run_command(run, self.left_out) for run in self.runs if run.all(RunStart)]
+
+    @property
+    def judged_by(self) -> Markdown:
+        """The checker's command."""
+        return checker_command(self.judgement.argv, [run for run in self.runs if run.all(RunStart)])
 
     @property
     def failed(self) -> list[Check]:

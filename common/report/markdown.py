@@ -18,6 +18,8 @@ SCHEME = re.compile(r"(?i)://|\bwww\.|\b(?:mailto|xmpp|javascript|data):")  # wh
 OPENING = re.compile(r"^(?:[-+=](?=[-=\s]|$)|\d+[.)](?=\s|$))")  # what begins a list or a rule at the start of a line
 BLOCK = re.compile(r"[-+*=>#|]|`{3}|~{3}|\d+[.)]")  # what can begin another kind of block
 CONTINUED = re.compile(r"\n(?! *- |>) *")  # a line's end inside a paragraph or an item
+RISKY = re.compile(r"`(?=``)|~(?=~~)|<(?=[A-Za-z/!?])|\](?=\()")
+FENCED = re.compile(r"^(```.*?^```(?:\n|\Z))", re.MULTILINE | re.DOTALL)
 WIDTH = 120
 NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 ELIDED = "..."
@@ -46,6 +48,13 @@ def escape(value: object) -> Markdown:
     return Markdown(OPENING.sub(lambda found: found[0][:-1] + _reference(found[0][-1]), escaped))
 
 
+def verbatim(value: object) -> Markdown:
+    """A value as it is, for a line in a block of code that has begun with other text; what could end the block, or be
+    HTML or a link to a careless reader, is shown escaped.
+    """
+    return Markdown(RISKY.sub(lambda found: f"\\x{ord(found[0][0]):02x}{found[0][1:]}", printable(str(value))))
+
+
 def _reference(character: str) -> str:
     return NAMED.get(character) or f"&#{ord(character)};"
 
@@ -57,13 +66,19 @@ def _is_emphasis(text: str, at: int) -> bool:
 
 
 def tidy(page: str) -> str:
-    """A page with one empty line between its parts, and its prose in lines of at most WIDTH columns."""
-    return "\n\n".join(_wrap(part) for part in re.split(r"\n\s*\n", page.strip())) + "\n"
+    """A page with one empty line between its parts, and its prose in lines of at most WIDTH columns; blocks of code
+    stay as they are.
+    """
+    parts: list[str] = []
+    for place, piece in enumerate(FENCED.split(page)):
+        prose = re.split(r"\n\s*\n", piece.strip())
+        parts += [piece.strip("\n")] if place % 2 else [_wrap(part) for part in prose if part]
+    return "\n\n".join(parts) + "\n"
 
 
 def _wrap(part: str) -> str:
     """A paragraph, list or quotation, wrapped where that changes nothing of its meaning."""
-    if part.startswith(("|", "```", "#", "![")):
+    if part.startswith(("|", "#", "![")):
         return part
     return "\n".join(_wrap_line(line) for line in CONTINUED.sub(" ", part).splitlines())
 

@@ -19,14 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from common.log.conclusions import CAUSES
-from common.log.events import EAGER, Accuracy, Cause, Env, Latencies, Layer, Model, Perf
-from common.log.figures import format_figure, rate, share
+from common.log.events import EAGER, Accuracy, Cause, Env, Latencies, Layer, Model, Perf, Prediction, Task
+from common.log.figures import format_figure, percent, rate, share
 from common.log.formulas import FEWEST_SAMPLES, percentile
 from common.log.framing import printable
 from common.log.reader import Run, UnjudgeableError
 from common.log.samples import each_sample
+from common.log.tasks import Seen, images_of
 from common.report.facts import causes_of, kinds_of
 from common.verdict.evidence import Group
+from common.verdict.task import error_of, require_whole
 
 SIZE = (8.0, 4.6)  # inches; text is sized to be read where a page shows the plot 800 pixels wide
 DPI = 200
@@ -56,6 +58,8 @@ REST = "remainder"  # of a forward, beside its kinds
 LEAST_SHOWN = 0.001  # of an error: a cause that accounts for less is not drawn
 LEAST_DRAWN = 0.05  # where no cause accounts for more, there is no plot: its bars would be empty
 FEWEST_TICKS = 3  # on a logarithmic axis: one figure alone gives no scale
+FEW_MARKS = 50  # which do not hide each other
+SAME, CHANGED, TIED = "the same prediction", "changed", "changed, a tie"
 CROWDED = 200  # points, beyond which they are dots without a line
 FAILED = {"oom": "out of\nmemory"}  # in the words of a tick
 
@@ -294,6 +298,38 @@ def draw_samples(run: Run, figure: Figure) -> bool:
     return True
 
 
+def draw_task(run: Run, figure: Figure) -> bool:
+    """The margin of every image's prediction, in rising order, beside the device's error; those that changed marked."""
+    tasks, predictions = run.all(Task), run.all(Prediction)
+    try:
+        require_whole(tasks[0], predictions)
+    except (IndexError, UnjudgeableError):
+        return False
+    task, images = tasks[0], sorted(images_of(predictions), key=lambda image: image.margin)
+    axes = titled(figure, "How large an error changes a prediction")
+    size = 8 if task.figures.changed <= FEW_MARKS else 4
+    looks = {SAME: (BLUE, ".", 4), CHANGED: (RED, "X", size), TIED: (ORANGE, "D", size)}
+    for name, (color, marker, width) in looks.items():
+        points = [(at, image.margin) for at, image in enumerate(images, start=1) if look_of(image, task) == name]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, color=color, label=name, markersize=width)
+    error = error_of(run, task)
+    for bound, name, style in ((error, "the device's largest error", "-"), (task.rounding, "rounding", ":")):
+        if bound is not None:
+            axes.axhline(bound, color=GREY, linestyle=style, label=f"{name}: {percent(bound)}")
+    error_axis(axes, [*(image.margin for image in images), error])
+    axes.set_ylabel("margin: relative L2 error (log scale above zero)")
+    axes.set_xlabel("image, by its margin")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return True
+
+
+def look_of(image: Seen, task: Task) -> str:
+    if not image.changed:
+        return SAME
+    return TIED if image.is_tie(task.rounding) else CHANGED
+
+
 def draw_blocks(run: Run, figure: Figure) -> bool:
     """The error of every block, alone and with all before it."""
     layers = run.all(Layer)
@@ -414,6 +450,7 @@ PLOTS: dict[str, tuple[str, Draw]] = {
     "throughput": ("perf", draw_throughput),
     "kinds": ("perf", draw_kinds),
     "samples": ("accuracy", draw_samples),
+    "task": ("accuracy", draw_task),
     "blocks": ("accuracy", draw_blocks),
     "causes": ("accuracy", draw_causes),
 }

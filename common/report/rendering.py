@@ -6,20 +6,31 @@ by its type: what a macro made, a shape, a command. A name that is not there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import json
+import re
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateSyntaxError, UndefinedError
 from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from common.log import bottlenecks, conclusions, formulas, schema
+from common.errors import UserError, first_line
+from common.log import bottlenecks, conclusions, formulas, schema, tasks
 from common.log.events import DECLARED, EAGER, PACKAGES, Accuracy, Perf
 from common.log.figures import format_figure, format_metric, format_pair, percent, rate
 from common.log.formulas import LATENCY_KEYS, LIMIT_KEYS, METRICS, size_of
 from common.log.reader import Run, UnjudgeableError
-from common.report.facts import Page, causes_of, explained_samples, kinds_of
-from common.report.markdown import Markdown, escape, tidy
+from common.log.tasks import TASK_KEYS
+from common.report import card, named
+from common.report.facts import Page, causes_of, changes_of, explained_samples, kinds_of
+from common.report.markdown import Markdown, escape, tidy, verbatim
+from common.report.scoring import scoring_of
+from common.verdict import glance, summary
+from common.verdict.task import conclusion_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,6 +53,11 @@ class _Environment(Environment):
     context_class = _Context
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    context_class = _Context
+
+
+@functools.cache
 def environment(folder: Path = TEMPLATES) -> Environment:
     made = _Environment(
         loader=FileSystemLoader(folder),
@@ -57,14 +73,57 @@ def environment(folder: Path = TEMPLATES) -> Environment:
     made.globals |= {"time": bottlenecks.conclude_kinds, "kinds_of": kinds_of}
     made.globals |= {"EAGER": EAGER, "ratios_of": formulas.ratios_of}
     made.globals |= {"gain_of": formulas.gain_of, "best_sizes": best_sizes}
-    made.globals |= {"worst_error": worst_error, "spent": bottlenecks.conclude_bound}
+    made.globals |= {"task_of": conclusion_of, "asked": tasks.describe_task, "changes_of": changes_of}
+    made.globals |= {"TASK_KEYS": TASK_KEYS, "worst_error": worst_error, "spent": bottlenecks.conclude_bound}
+    made.globals |= {"scoring_of": scoring_of, "sentence": glance.sentence}
     made.filters |= {"figure": figure, "metric": metric, "percent": percent, "shape": shape, "pair": format_pair}
-    made.filters |= {"times": times, "rate": rate}
+    made.filters |= {"times": times, "rate": rate, "shown": summary.shown}
+    made.filters |= {"verbatim": verbatim, "plainly": plainly}
     return made
 
 
-def render(page: Page, template: str, folder: Path = TEMPLATES) -> str:
-    return tidy(environment(folder).get_template(template).render(page=page))
+def render(page: Page, template: str, folder: Path = TEMPLATES, lay_out: Callable[[str], str] = tidy) -> str:
+    return lay_out(environment(folder).get_template(template).render(page=page))
+
+
+def fill(path: Path, page: Page, texts: dict[str, str]) -> str:
+    """A template of the user's own, filled with the named facts; `texts` are the pages, whose sections it may take.
+
+    It sees nothing else, and is run in Jinja2's sandbox. Raises UserError, in one line, for one that can't be read,
+    names what is not there, or fails otherwise.
+    """
+    sandbox = _Sandbox(undefined=_Missing, finalize=escape, trim_blocks=True, lstrip_blocks=True)
+    sandbox.filters |= {"percent": percent, "verbatim": verbatim}
+    sections = dict(sections_of(texts.values()))
+
+    def section(heading: str) -> Markdown:
+        if heading not in sections:
+            raise UndefinedError(f"the pages have no section {heading!r}, but {', '.join(sections)}")
+        return sections[heading]
+
+    facts = {**named.facts_of(page), "front_matter": Markdown(card.front_matter(page)), "section": section}
+    try:
+        return sandbox.from_string(path.read_text(encoding="utf-8")).render(facts).rstrip("\n") + "\n"
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
+    except Exception as error:  # a template can fail in any way
+        raise UserError(f"the template {path}{_line_of(error)}: {first_line(error)}") from error
+
+
+def _line_of(error: Exception) -> str:
+    """Where in a template an error is, as far as it is known."""
+    if isinstance(error, TemplateSyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def sections_of(texts: Iterable[str]) -> Iterable[tuple[str, Markdown]]:
+    """What stands under each heading of the second level."""
+    for text in texts:
+        for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+            heading, _, body = part.partition("\n")
+            yield heading, Markdown(body.strip("\n"))
 
 
 def worst_error(run: Run) -> float | None:
@@ -106,6 +165,11 @@ def figure(declared: Any, key: str) -> str | None:
 
 def metric(value: float | None, key: str) -> str:
     return format_metric(key, value)
+
+
+def plainly(value: Any) -> str:
+    """A field of the scores as text, as programs read it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def shape(sizes: list[int] | None) -> Markdown | None:

@@ -19,6 +19,7 @@ from common.log.events import (
     Repeat,
     Sample,
     Samples,
+    TopEntry,
 )
 from common.log.figures import percent
 from common.log.reader import Run, UnjudgeableError
@@ -106,7 +107,9 @@ def check_accuracy(run: Run, output: str, reference: str, threshold: float) -> I
     none = seen.all_finite and summary.nonfinite == 0
     yield Check(f"{output} NaN or infinite", f"{seen.largest_nonfinite}", "0", passed(none))
 
-    yield Check(f"{output} formulas", seen.fault or "consistent", "consistent", passed(not seen.fault))
+    singles = [each for each in run.all(Sample) if (each.output, each.reference) == (output, reference)]
+    fault = seen.fault or next(contradictions_in_top5(singles, output), None)
+    yield Check(f"{output} formulas", fault or "consistent", "consistent", passed(fault is None))
     values, stated = formulas.values_of(seen.worst), formulas.values_of(summary.worst)
     wrong = [metric for metric, value in values.items() if stated[metric] != value]
     value = f"{wrong[0]} contradicts" if wrong else "as computed again"
@@ -215,6 +218,44 @@ def contradictions_in(sample: Metrics) -> Iterator[str]:
         yield "one_minus_cosine is more than relative_l2 allows"
     if len({value[name] == 0 for name, metric in formulas.METRICS.items() if metric.zero_together}) > 1:
         yield "some errors are zero and others are not"
+
+
+def contradictions_in_top5(samples: Sequence[Sample], output: str) -> Iterator[str]:
+    """Where the five largest elements of both sides contradict each other, the metrics, or those of another image."""
+    found = [(sample, sample.top5) for sample in samples if sample.top5 is not None]
+    finite = [sample for sample in samples if sample.metrics.top5_match is not None]
+    if found and (output != "embedding" or len(found) != len(finite)):
+        yield "the top-5 stand where no run writes them, or not for every image"
+        return
+    names: dict[int, str | None] = {}
+    for sample, top5 in found:
+        width, metrics = max(sample.shape[-1:], default=0), sample.metrics
+        count = min(5, width)
+        if not all(are_largest(each, count, width) for each in (top5.reference_top5, top5.device_top5)):
+            yield "the top-5 are not the largest elements in their order"
+            return
+        r = {entry.index: entry.value or 0.0 for entry in top5.reference_top5}
+        y = {entry.index: entry.value or 0.0 for entry in top5.device_top5}
+        largest, same = next(iter(r.values())), r.keys() & y.keys()
+        if not equal(metrics.top5_match, len(same) / count):
+            yield "top5_match does not follow from the top-5"
+        at = next(iter(y))
+        if at in r and metrics.top1_gap is not None and (r[at] < largest) != (metrics.top1_gap > 0):
+            yield "top1_gap does not follow from the top-5"
+        error = (metrics.max_abs_error or 0.0) * (1 + RELATIVE_TOLERANCE)
+        if any(abs(r[index] - y[index]) > error for index in same):
+            yield "a top-5 value errs by more than max_abs_error"
+        for entry in (*top5.reference_top5, *top5.device_top5):
+            if names.setdefault(entry.index, entry.label) != entry.label:
+                yield f"class {entry.index} has two names"
+
+
+def are_largest(entries: Sequence[TopEntry], count: int, width: int) -> bool:
+    """Whether so many different elements of an output of this width stand in falling order."""
+    indices = {entry.index for entry in entries}
+    values = [entry.value for entry in entries if entry.value is not None]
+    places = len(indices) == len(values) == len(entries) == count and all(0 <= index < width for index in indices)
+    return places and values == sorted(values, reverse=True)
 
 
 def largest_angle(relative_l2: float) -> float:

@@ -39,7 +39,7 @@ class Verdict(IntEnum):
 @dataclass(frozen=True)
 class Check:
     """One row of the table; `metric` is the key of the accuracy metric that it holds to its bound, and `share` what
-    part of the bound that is. `about` is what it checks: accuracy, perf, or evidence.
+    part of the bound that is. `about` is what it checks: accuracy, task, perf, or evidence.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Bounds:
     max_regression: float
     min_ratio: float | None = None
     min_samples: int = 1
+    max_accuracy_drop: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Group:
 class Judgement:
     """All checks of all runs that were read. `groups` are the whole runs that could be told apart, by identity;
     `error` says why a log could not be read at all; `faulty_logs` are those that were not, or hold a run that is not
-    whole; `only` says which kind of evidence was judged, where one alone was; `argv` is the checker's command line.
+    whole; `only` says which kind of evidence was judged, where one alone was; `argv` is the checker's command line;
+    `several` says that the logs are of several folders or encoders: then one with a fault leaves the others judged.
     """
 
     checks: Sequence[Check]
@@ -154,6 +156,7 @@ class Judgement:
     argv: Sequence[str] = ()
     only: str | None = None
     faulty_logs: Sequence[str] = ()
+    several: bool = False
 
     @property
     def verdict(self) -> Verdict:

@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from common.log import schema
-from common.log.events import Accuracy, Cause, Env, Event, Layer, Machine, Perf, Ranks, RunStart, Speedup
+from common.log.events import Accuracy, Cause, Env, Event, Layer, Machine, Perf, Ranks, RunStart, Speedup, Task
 from common.log.framing import printable
 from common.log.reader import Run
 from common.log.whole_files import write_one
@@ -21,13 +21,13 @@ FORMAT = 1  # of the JSON file; a reader of this format may meet more keys, and 
 
 ENVIRONMENT_KEYS = ("device", "device_name", "simulated", "cann", "torch", "torch_npu", "timm", "transformers")
 MODEL_KEYS = ("model", "library", "architecture", "params", "weights_source", "weights_sha256", "dtype", "numerics")
-FIGURES: tuple[type[Event], ...] = (Accuracy, Cause, Layer, Perf, Ranks, Speedup, Machine)
+FIGURES: tuple[type[Event], ...] = (Accuracy, Task, Cause, Layer, Perf, Ranks, Speedup, Machine)
 LEFT_OUT = {"fingerprint", "shares", "alone", "baseline_samples_ms"}  # of the figures: what only a check reads
 # How JUnit calls a check that did not pass: a failure of the thing tested, or an error of the test.
 JUNIT = {Verdict.FAIL: "failure", Verdict.CANNOT_JUDGE: "error"}
 
 
-def write_json(path: Path, judgement: Judgement, rows: Sequence[Row]) -> None:
+def write_json(path: Path, judgement: Judgement, rows: Sequence[Row] | None = None) -> None:
     """Raises UserError when the file can't be written."""
     write_one(path, (json.dumps(as_json(judgement, rows), indent=1, allow_nan=False) + "\n").encode())
 
@@ -37,7 +37,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     write_one(path, summary.as_csv(rows).encode())
 
 
-def as_json(judgement: Judgement, rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(judgement: Judgement, rows: Sequence[Row] | None = None) -> dict[str, Any]:
     """The verdict with all that it rests on, and the rows of its table; figures are those of the records."""
     return {
         "format": FORMAT,
@@ -47,7 +47,7 @@ def as_json(judgement: Judgement, rows: Sequence[Row]) -> dict[str, Any]:
         "only": judgement.only,
         "checks": [_check(check) for check in judgement.checks],
         "remarks": [remark.en for remark in judgement.remarks],
-        "summary": [_row(row) for row in rows],
+        "summary": [_row(row) for row in (summary.rows_of(judgement) if rows is None else rows)],
         "runs": [_run(run) for run in judgement.runs],
         "groups": [_group(group) for group in judgement.groups],
     }

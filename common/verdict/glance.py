@@ -6,13 +6,14 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from common.log.events import EAGER, Accuracy, Env, Model, Perf
+from common.log.events import EAGER, Accuracy, Env, Model, Perf, Task
 from common.log.figures import format_figure, percent
 from common.log.framing import printable
 from common.log.reader import Run
 from common.log.samples import images_of
 from common.verdict.comparison import differences_in_words
 from common.verdict.evidence import Check, Comparison, Group, Judgement, Verdict, worst_verdict
+from common.verdict.task import conclusion_of
 
 WIDTH = 100  # columns
 LONGEST_TEXT = 400  # characters; a hostile log can hold texts of any length
@@ -26,7 +27,7 @@ AT_MOST = "<= "
 SENTENCES = {
     r"(?P<of>\S+\.py) (?P<run>\w+)": "run {run} of {of} is not whole: {value}",
     "logs": "a log can't be read; the error says why",
-    "log (?P<of>.*)": "{of} can't be read; the error says why",
+    "log (?P<of>.*)": "{of}{value}",
     "evidence": "the logs hold {value}",
     "records": "the records do not suffice: {value}",
     "same setting": "the runs are of different things: {value}",
@@ -39,6 +40,14 @@ SENTENCES = {
     "(?P<kind>accuracy|perf) misfit keys": "of the {kind} run's weights {value} keys do not fit the model",
     "(?P<kind>accuracy|perf) probe of the (?P<of>device|CPU)": "the {of} did not compute what was asked for in the "
     "{kind} run: {value}",
+    "task images": "the task was judged on {value} images, not on {bound}",
+    "task predictions": "the task's predictions are not those of its images: {value}",
+    "task figures": "the task's figures are not those of its predictions: {value}",
+    "task size": "the task has too few images: {value}; wanted: {bound}",
+    "task reference_accuracy": "the reference itself is right on {value} of the task's images; wanted: {bound}, or "
+    "there is nothing to lose",
+    "task result in the log": "task: the log says {value}, and its own figures say {bound}",
+    "task (?P<of>accuracy_drop|lost|changed)": "on the task {of} is {value} of the images; wanted: {bound}",
     "images of the outputs": "the two outputs are not of the same images",
     "(?P<of>.*) worst of samples": "{of}: the summary is not that of its images: {value}",
     "(?P<of>.*) samples": "{of}: {value} images, and the summary is of {bound}",
@@ -102,12 +111,15 @@ def _group_lines(group: Group, only: str | None) -> Iterator[str]:
         if only in (None, kind):
             found = words(group) if group.of(kind) else "no run"
             yield from _line(name, f"{_verdict_of(group, kind)}  {found}")
+            for task in filter(None, map(conclusion_of, group.of(kind))):
+                yield from _line("task", f"{_verdict_of(group, 'task')}  {task.en}")
     yield from _line("device", _device(group.runs[0]))
     for comparison in group.comparisons:
         for place, text in enumerate(_comparison(comparison)):
             yield from _line("" if place else "compared", text)
     caveats = [remark.en for remark in group.remarks if not remark.en.startswith(WARNING)]
-    for place, caveat in enumerate(caveats or ["a data set's accuracy, or that this is fast enough."]):
+    others = "accuracy on other images" if any(run.all(Task) for run in group.runs) else "a data set's accuracy"
+    for place, caveat in enumerate(caveats or [f"{others}, or that this is fast enough."]):
         yield from _line("" if place else "not proved", caveat)
 
 

@@ -20,8 +20,8 @@ from common.verdict.machine import check_machine
 from common.verdict.performance import check_perf, check_regression, check_same_outputs
 from common.verdict.remarks import doubts_of_baseline, doubts_of_count, remarks_on
 from common.verdict.setting import check_common_facts, check_numerics, check_setting
+from common.verdict.task import check_task
 
-MANY = 2  # encoders, of which each is judged whatever a log of another one holds
 LOGS = {"accuracy": "accuracy.log", "perf": "benchmark.log"}  # in a folder, by the kind of evidence
 # What lines for people hold, and the log that has it as records.
 RESULT_KEYS = {b"relative_error:": "logs/accuracy.log", b"throughput_ips:": "logs/benchmark.log"}
@@ -33,8 +33,11 @@ class UnreadableLogError(UserError):
 
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(f"{name}{fault}")
-        self.log = Path(name).name
-        self.reason = f"{self.log}{fault}"
+        self.log, self.fault = Path(name).name, fault
+
+    @property
+    def reason(self) -> str:
+        return f"{self.log}{self.fault}"
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Read:
     logs: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     errors: list[UnreadableLogError] = field(default_factory=list)
+    folders: set[Path] = field(default_factory=set)
 
 
 def read_each(names: Sequence[str], only: str | None = None) -> Read:
@@ -53,6 +57,8 @@ def read_each(names: Sequence[str], only: str | None = None) -> Read:
     """
     found = Read()
     for name in names:
+        if name != "-":
+            found.folders.add(Path(name) if Path(name).is_dir() else Path(name).parent)
         try:
             logs = list(logs_of([name], only))
         except UnreadableLogError as error:
@@ -66,7 +72,7 @@ def read_each(names: Sequence[str], only: str | None = None) -> Read:
         try:
             runs = _read_log(log)
         except UnreadableLogError as error:
-            error.log, error.reason = folder + error.log, folder + error.reason
+            error.log = folder + error.log
             found.errors.append(error)
             continue
         for run in runs:
@@ -137,15 +143,16 @@ def judge(
     only: str | None = None,
     others: Sequence[Run] = (),
     errors: Sequence[UnreadableLogError] = (),
+    several: bool = False,
 ) -> Judgement:
     """All checks of all runs, or of those of one kind; `earlier` are a baseline's, `others` those to compare with.
 
-    `errors` are of logs that could not be read. A fault of one log leaves the verdict of the others open, where they
-    are of several encoders; the whole can't be judged then.
+    `errors` are of logs that could not be read. A fault of one log leaves the others judged, where they are `several`,
+    of different folders or encoders; the whole can't be judged then.
     """
     runs = of_kind(runs, only)
     kinds = [kind for kind in KIND.values() if only in (None, kind)]
-    checks = [Check(f"log {error.log}", "unreadable", "readable", Verdict.CANNOT_JUDGE) for error in errors]
+    checks = [Check(f"log {error.log}", error.fault, "readable", Verdict.CANNOT_JUDGE) for error in errors]
     checks += [check_integrity(run) for run in runs]
     faulty = [*(error.log for error in errors), *(run.log for run in runs if run.problems)]
     groups, faults = group_runs([run for run in runs if not run.problems])
@@ -159,8 +166,11 @@ def judge(
         bound = "one" if only else "both"
         checks.append(Check("evidence", f"{missing} run", bound, Verdict.CANNOT_JUDGE))
     reason = errors[0].reason if errors else None
-    if any(check.verdict for check in checks) and len(groups) < MANY:
-        return Judgement(checks, groups, runs, error=reason, only=only, faulty_logs=faulty)
+    several |= len(groups) > 1
+    if errors and not (several and groups):
+        return replace(unreadable(errors[0], only), faulty_logs=faulty, several=several)
+    if any(check.verdict for check in checks) and not (several and groups):
+        return Judgement(checks, groups, runs, error=reason, only=only, faulty_logs=faulty, several=several)
     judged = []
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
@@ -171,7 +181,7 @@ def judge(
         remarks = [*doubts_of_baseline(checked), *doubts_of_count(group.runs, bounds.min_samples), *group.remarks]
         judged.append(replace(group, checks=checked, remarks=remarks, comparisons=comparisons))
         checks += judged[-1].checks
-    return Judgement(checks, judged, runs, error=reason, only=only, faulty_logs=faulty)
+    return Judgement(checks, judged, runs, error=reason, only=only, faulty_logs=faulty, several=several)
 
 
 def of_kind(runs: Sequence[Run], only: str | None) -> Sequence[Run]:
@@ -227,6 +237,7 @@ def check_group(group: Group, bounds: Bounds, kinds: Sequence[str]) -> Iterator[
     for run in group.of("accuracy"):
         yield from about("accuracy", guarded(check_references(run, bounds.threshold)))
         yield from about("accuracy", guarded(check_repeats(run)))
+        yield from about("task", guarded(check_task(run, bounds.max_accuracy_drop)))
     for run in group.of("perf"):
         yield from about("perf", check_machine(run))
         yield from about("perf", guarded(check_perf(run, bounds)))

@@ -11,6 +11,7 @@ from common.log import formulas
 from common.log.conclusions import Words
 from common.log.events import (
     EAGER,
+    NEAREST,
     Accuracy,
     CandidateSource,
     Env,
@@ -21,6 +22,7 @@ from common.log.events import (
     Perf,
     ReferenceSource,
     Repeat,
+    Task,
     names_a_simulation,
 )
 from common.log.figures import percent
@@ -60,6 +62,12 @@ def _doubts(run: Run) -> Iterator[Words]:
             f"warning: the same image is not the same twice: {change} relative_l2 from one call to the next.",
             f"警告：同一图像两次推理的结果不逐位相同：两次之间的 relative_l2 为 {change}。",
         )
+    for task in run.all(Task):
+        if task.by == NEAREST:
+            yield Words(
+                "the task has no labels: neighbours are compared, and nothing of it is gated.",
+                "任务没有标签：仅比较近邻，不作判定。",
+            )
     model = run.one(Model)
     if (model.numerics, model.dtype) != ("strict", "float32"):
         return

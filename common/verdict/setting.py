@@ -15,7 +15,7 @@ COMMON_FACTS = (
     *("code_sha256", "device_name", "simulated", "python", "platform", "cpu_model", "cann", *PACKAGES),
     *("npu_driver", "allow_hf32", "fallback_disabled", "task_queue_enable", "visible_devices"),
     *("model", "library", "architecture", "params", "left_out_keys", "input_size", "preprocess"),
-    *("operators", "classifier", "embedding_is", "weights_changes"),
+    *("operators", "classifier", "embedding_is", "weights_changes", "structure"),
 )
 PROBED = {"conv", "matmul", "attention", "gelu", "gelu_tanh"}  # the operators that a probe covers
 

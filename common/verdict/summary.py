@@ -51,13 +51,20 @@ KEYS = tuple(field.name for field in fields(Row))
 
 def rows_of(judgement: Judgement) -> list[Row]:
     """The groups in their order, then the logs that none could be told from."""
+    return [*map(row_of, judgement.groups), *rows_of_lost(judgement)]
+
+
+def rows_of_lost(judgement: Judgement) -> list[Row]:
+    """Of logs that no group was told from, where there are logs of several encoders: a row for those in a folder."""
+    if not judgement.several:
+        return []
     told = {run.log for group in judgement.groups for run in group.runs}
     told |= {_place(run.log) for group in judgement.groups if group.verdict for run in group.runs}
     lost: dict[str, list[str]] = {}
     for log in judgement.faulty_logs:
         if log not in told and _place(log) not in told:
             lost.setdefault(_place(log), []).append(log)
-    return [*map(_row_of, judgement.groups), *(_row_of_logs(place, logs) for place, logs in lost.items())]
+    return [_row_of_logs(place, logs) for place, logs in lost.items()]
 
 
 def _place(log: str) -> str:
@@ -70,7 +77,7 @@ def _row_of_logs(place: str, logs: Sequence[str]) -> Row:
     return Row(**{**dict.fromkeys(KEYS), **known})  # type: ignore[arg-type]
 
 
-def _row_of(group: Group) -> Row:
+def row_of(group: Group) -> Row:
     model, env = group.runs[0].one(Model), group.runs[0].one(Env)
     accuracies = [event for run in group.of("accuracy") for event in run.all(Accuracy)]
     rows = [row for run in group.of("perf")[-1:] for row in run.all(Perf) if row.timed and row.status == "ok"]
@@ -105,7 +112,10 @@ def _worst(errors: Sequence[float | None]) -> float | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- order
-def _by(key: str, descending: bool = False) -> Callable[[Row], tuple[float, str]]:
+Order = Callable[[Row], tuple[float, str]]
+
+
+def _by(key: str, descending: bool = False) -> Order:
     """By a figure, what has none last, then by name."""
 
     def place(row: Row) -> tuple[float, str]:
@@ -117,7 +127,7 @@ def _by(key: str, descending: bool = False) -> Callable[[Row], tuple[float, str]
 
 
 # What --sort takes: what is worst, largest or fastest comes first.
-ORDERS: dict[str, Callable[[Row], tuple[float, str]]] = {
+ORDERS: dict[str, Order] = {
     "name": lambda row: (0.0, row.name),
     "params": _by("params", descending=True),
     "error": _by("relative_l2", descending=True),
@@ -146,18 +156,18 @@ def lines_of(rows: Sequence[Row]) -> list[str]:
 
 def _cells(row: Row, varying: Sequence[str]) -> tuple[str, ...]:
     name = " ".join([row.name, *(str(getattr(row, key)) for key in varying if getattr(row, key) is not None)])
-    cells = (str(row.verdict), *(shown(row, key) for key in SHOWN), row.cause or "-", name)
+    cells = (str(row.verdict), *(shown(row, key) or "-" for key in SHOWN), row.cause or "-", name)
     return tuple(printable(cell)[:LONGEST_CELL] for cell in cells)
 
 
 SHOWN = ("params", "relative_l2", "avg_latency_ms", "throughput_ips", "speedup")
 
 
-def shown(row: Row, key: str) -> str:
-    """A figure of a row as people read it; a dash where there is none."""
+def shown(row: Row, key: str) -> str | None:
+    """A figure of a row as people read it."""
     value = getattr(row, key)
     if value is None:
-        return "-"
+        return None
     if key == "relative_l2":
         return percent(value)
     return format_figure(key, value) + ("x" if key == "speedup" else "")

@@ -264,7 +264,8 @@ def test_another_order_is_matched_by_the_names_and_said(
     assert "turned.safetensors has the images in another order: they are matched by their names" in (
         capsys.readouterr().out
     )
-    _, both = feature_comparison.compare(NoLog(), turned, files[1], 0, 0.01, {})
+    _, pairing = feature_comparison.compare(NoLog(), turned, files[1], 0, 0.01, {})
+    both = pairing.embeddings
     np.testing.assert_array_equal(both.reference, load_file(files[0])["embedding"])
     np.testing.assert_array_equal(both.candidate, load_file(files[1])["embedding"])
     assert list(both.names) == json.loads(safe_open(files[1], "np").metadata()["images"])

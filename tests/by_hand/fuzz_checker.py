@@ -52,10 +52,11 @@ INFORMS = {
     "run_start": {"argv", "utc", "git"},
     "numerics": {"gelu_replaced", "gelu_tanh"},  # the second is of an operator that the tiny model has not
     "env": {"cpu_count", "cpu_quota", "device_count", "cpu_threads"},
-    "model": {"compiled"},
+    "model": {"compiled", "hub", "revision", "asked_size"},
     "sample": {"image"},
     "repeat": {"image", "first_batch_size"},
     "accuracy": {"expected_relative_l2", "threshold"},  # of float32; the checker has a threshold of its own
+    "task": {"threshold"},
     "perf": {"image", "first_call_ms", "warmup_calls", "warmup_stable", "peak_memory_mb"},
     "machine": {*schema.keys(Machine)} - {"phase"},
     "kind": {"classes"},
@@ -71,6 +72,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "samples": ("output", "reference"),
     "accuracy": ("output", "reference"),
     "repeat": ("output", "way"),
+    "prediction": ("first",),
+    "task": (),
     "limit": ("phase",),
     "latencies": ("batch_size", "mode", "pass"),
     "search": (),
@@ -83,7 +86,9 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 MISSING = {"mode": "eager"}  # what a key says that is not there
 RAW = {"limit": {"shapes"}, "kind": {"parts"}}  # from which the same figures must follow
-ALL_OR_NONE = {"kind", "repeat"}  # of each batch size, as in a run that was not asked for them, or an earlier one
+# Of each batch size or together, as in a run that was not asked for them, or an earlier one.
+ALL_OR_NONE = {"kind": "kind", "repeat": "repeat", "task": "task", "prediction": "task"}
+DROP = "60"  # percent: a bound of what is lost on the task that its few images support
 OPTIONAL = {"speedup"}  # its figure is checked where it is given
 LONGEST = 2000  # characters of a line in the checker's answer
 CLOSE = 1e-8  # what is computed again may differ by 1e-9; beyond this it may not pass
@@ -189,19 +194,19 @@ def is_same(run: Records, good: Records) -> bool:
             return False
         seen[key] += 1
     without_machine = not any(record.get("event") == Machine.event for record in run)  # as earlier logs are
-    left_out = OPTIONAL | ALL_OR_NONE | ({Machine.event} if without_machine else set())
+    left_out = OPTIONAL | ALL_OR_NONE.keys() | ({Machine.event} if without_machine else set())
     once = [key for key, record in wanted.items() if record["event"] not in left_out]
     framed = run[0]["event"] == "run_start" and run[-1]["event"] == "run_end"
     return framed and all(seen[key] == 1 for key in once) and _all_or_none(wanted, seen)
 
 
 def _all_or_none(wanted: dict[str, Record], seen: Counter[str]) -> bool:
-    """All kinds of a batch size are there, once, or none is; and likewise the repeats."""
+    """All kinds of a batch size are there, once, or none is; likewise the repeats, and a task with its predictions."""
     found: dict[tuple[str, Any], set[int]] = {}
     for key, record in wanted.items():
         if record["event"] in ALL_OR_NONE:
             of = record["batch_size"] if record["event"] == "kind" else None
-            found.setdefault((record["event"], of), set()).add(seen[key])
+            found.setdefault((ALL_OR_NONE[record["event"]], of), set()).add(seen[key])
     return all(counts in ({0}, {1}) for counts in found.values())
 
 
@@ -269,6 +274,9 @@ def is_close(found: Any, wanted: Any) -> bool:
 def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records) -> bool:
     """Whether a changed value is inside the bounds that a reader may rely on."""
     value, old = record[key], good[key]
+    if (event, key) == ("prediction", "margins"):  # nothing follows from those of what stayed
+        numbers = isinstance(value, list) and len(value) == len(old) and all(map(_is_number, value))
+        return numbers and all(0 <= each <= 1 for each in value)
     if event == "sample" and key in formulas.METRICS:
         return _is_number(value)  # their relations and the worst of all samples bound them: see _samples_agree
     if event == "sample" and key == "worst_token":
@@ -278,6 +286,8 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if key == "fingerprint":  # within 1 % of the other run's; those of the images of one run alone are any
         alone = event == "sample" and record["image_sha256"] not in {r.get("image_sha256") for r in run[:5]}
         return isinstance(value, list) and all(map(_is_number, value)) and (alone or math.dist(value, old) < 0.011)
+    if event == "sample" and key in ("reference_top5", "device_top5"):
+        return _same_places(value, old)
     if event == "repeat":  # an error within rounding where the bits differ, and another place of another batch
         rounding = key == "relative_l2" and _is_number(value) and 0 <= value <= 1e-5 and record.get("equal") is False
         differs = key == "equal" and value is False
@@ -300,6 +310,15 @@ def _is_bounded(event: str, key: str, record: Record, good: Record, run: Records
     if (event, key) == ("ranks", "shares"):
         return isinstance(value, list) and len(value) == len(old) and all(map(_same_share, value, old))
     return (event, key) == ("ranks", "alone") and isinstance(value, dict) and _same_rate(value, old)
+
+
+def _same_places(entries: Any, good: Records) -> bool:
+    """The same elements in the same order; their values are near each other by the sample's `max_abs_error`."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return False
+    values = [entry.get("value") for entry in entries]
+    places = [entry.get("index") for entry in entries] == [entry["index"] for entry in good]
+    return places and all(map(_is_number, values)) and values == sorted(values, reverse=True)
 
 
 def _is_precise(key: str, value: Any) -> bool:
@@ -806,7 +825,7 @@ def _judge(content: bytes, counts: Counts) -> str | None:
     standard_input = mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), standard_input:
-            code = checker.main(["-"])
+            code = checker.main(["-", "--max-accuracy-drop", DROP])
     except Exception:
         traceback.print_exc()
         return "tracebacks"
@@ -838,15 +857,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_logs(folder: Path) -> tuple[Path, Path]:
-    """The logs of a tiny model on the CPU."""
+    """The logs of a tiny model on the CPU, of a few images in folders that are their classes."""
     from conftest import PERF_QUICK, save_timm
+    from helpers.image_folders import write_classes
 
     import accuracy_run
     import accuracy_run_perf
 
-    common = ["--model", str(save_timm(folder / "tiny_timm")), "--device", "cpu", "--log-dir", str(folder)]
+    images = write_classes(folder / "images", {"one": 2, "other": 2}, spread=10)
+    model = save_timm(folder / "tiny_timm")
+    common = ["--model", str(model), "--device", "cpu", "--log-dir", str(folder), "--image", str(images)]
     with contextlib.redirect_stdout(io.StringIO()):
-        accuracy_run.main([*common, "--samples", "3"])
+        accuracy_run.main([*common, "--task", "--max-accuracy-drop", DROP])
         accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"])
     return folder / "accuracy.log", folder / "benchmark.log"
 

@@ -237,3 +237,73 @@ def test_help_fits_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "100")
     assert parse_in_process(script, ["--help"]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 100] == []
+
+
+# ---------------------------------------------------------------------------------------- a published port's defaults
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lay a file of defaults where a published port has it."""
+    monkeypatch.setattr(options, "DEFAULTS", tmp_path / "defaults.json")
+    return lambda text: (tmp_path / "defaults.json").write_text(text) and None
+
+
+PORT = '{"model": "org/name", "hub": "modelscope", "revision": "v1", "input_size": 448, "weights": "random"}'
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        ("", ("org/name", "modelscope", "v1", 448, "random")),
+        ("--model org/name", ("org/name", "modelscope", "v1", 448, "random")),
+        ("--hub huggingface --weights w.bin", ("org/name", "huggingface", "v1", 448, "w.bin")),
+        ("--model demo", ("demo", None, None, None, None)),
+    ],
+)
+@pytest.mark.parametrize("script", LOGS)
+def test_a_ports_defaults_are_those_of_its_model(
+    script: str, argv: str, wanted: tuple[object, ...], published: Callable[[str], None]
+) -> None:
+    published(PORT)
+    args = importlib.import_module(script.removesuffix(".py")).parse(argv.split())
+    assert (args.model, args.hub, args.revision, args.input_size, args.weights) == wanted
+    assert sorted(args.shared) == sorted(argv.replace("--model org/name", "").split())
+
+
+def test_a_checkout_has_no_such_file() -> None:
+    assert not options.DEFAULTS.exists()
+    import inference
+
+    assert inference.parse([]).model.startswith("timm/vit_giant")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"hub": "modelscope"}',
+        '{"model": 5}',
+        '{"model": "a/b", "hub": "x"}',
+        '{"model": "a/b", "input_size": 0}',
+        '{"model": "a/b", "input_size": true}',
+        '{"model": "a/b", "device": "npu"}',
+        "\x00",
+    ],
+)
+def test_wrong_defaults_are_an_error_in_one_line(
+    text: str,
+    published: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import inference
+
+    monkeypatch.chdir(tmp_path)
+    published(text)
+    with pytest.raises(SystemExit) as leaving:
+        inference.parse([])
+    assert leaving.value.code == 2
+    assert only_error_line(capsys.readouterr().err).startswith("error: defaults.json ")

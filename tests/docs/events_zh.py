@@ -33,7 +33,11 @@ CHINESE = {
     "list of objects": "对象列表",
     "list of texts": "文本列表",
     "list of texts, or missing": "文本列表，可缺省",
+    "object, or missing": "对象，可缺省",
+    "integer, or missing": "整数，可缺省",
     # -------------------------------------------------------------------------------------------- one per, and when
+    "run with `--task`, of up to 1,000 images": "一次使用 `--task` 的运行中至多 1,000 张图片",
+    "run with `--task`": "一次使用 `--task` 的运行",
     "run": "一次运行",
     "run, first of all": "一次运行，最先写入",
     "run, last of all": "一次运行，最后写入",
@@ -157,6 +161,16 @@ CHINESE = {
         "模型用到的、属于探测范围的算子：`conv`、`matmul`、`attention`、`gelu`、`gelu_tanh`"
     ),
     "what of the model's the embedding is": "embedding 是模型的哪一种输出",
+    "that `model` is an id of": "`model` 这一 id 所在的模型库",
+    "on that hub, where one was named": "该模型库上的版本，仅当指定时",
+    "pixels a side, where `--input-size` named them": "边长（像素），仅当以 `--input-size` 指定时",
+    "its sizes, those that its library names: `patch_size`, `layers`, `hidden_size`, `intermediate_size`, "
+    "`attention_heads`": (
+        "模型的尺寸，以模型库给出的为准：`patch_size`、`layers`、`hidden_size`、`intermediate_size`、`attention_heads`"
+    ),
+    "of an embedding that is finite": "`embedding` 且为有限值时",
+    "the five largest elements of `r`": "`r` 中最大的五个元素",
+    "the five largest elements of `y`": "`y` 中最大的五个元素",
     "what was done to the weights before they fitted": "为使权重与模型相符所做的改动",
     "of an accuracy run: the precisions that it compares with": "精度运行：参考所用的精度",
     "of a perf run of earlier versions: all of it by `torch.compile`": (
@@ -248,6 +262,46 @@ CHINESE = {
         "以 CPU 上该 block 的输入单独计算时，设备上该 block 的误差"
     ),
     "the error arises here; one a run at most": "误差产生于此；每次运行至多一条",
+    # --------------------------------------------------------------------------------------------------------- the task
+    "What the reference and the device make of them, in the order of the samples. A prediction is the index of a class "
+    "(`classes` and `knn`) or the place of an image from 0 (`nearest`); -1 is none, of an embedding that is not "
+    "finite.": (
+        "参考与设备对这些图片的预测，顺序与样本相同。预测是类别的索引（`classes` 与 `knn`）"
+        "或图片的序号，从 0 开始（`nearest`）；-1 表示没有预测，即 embedding 含 NaN 或无穷大。"
+    ),
+    "the place of the first image, from 0": "第一张图片的序号，从 0 开始",
+    "the index of each image's class": "每张图片所属类别的索引",
+    "predicted from the reference's embeddings": "由参考的 embedding 得出的预测",
+    "predicted from the device's": "由设备的 embedding 得出的预测",
+    "relative L2 error of the embeddings that it takes to change the reference's prediction; of one that changed, to "
+    "the device's": "使参考的预测改变所需的 embedding 相对 L2 误差；已改变的，则为变成设备的预测所需的误差",
+    "of `nearest`: of the `neighbours`, how many are the same": "`nearest`：`neighbours` 个近邻中相同的个数",
+    "those whose prediction is not the same, by their names, in order": "预测不同的图片的名称，按顺序",
+    "What the device's error does to the task that an encoder is for.": "设备的误差对编码器所承担的任务有何影响。",
+    "the model's own classes, a vote of nearest neighbours, or these alone": "模型自身的类别、近邻投票，或仅近邻",
+    "where they are from: `folders`, or a file by its name": "标签的来源：`folders`，或文件名",
+    "the index of each label": "每个标签的索引",
+    "that vote or are compared; null of `classes`": "参与投票或比较的近邻数；`classes` 时为 null",
+    "of their votes, `exp(cosine / temperature)`": "投票权重 `exp(cosine / temperature)` 的温度",
+    "relative L2: the margin up to which a change is a tie": "相对 L2：裕度不超过此值的改变为平局",
+    "share of the images whose label the reference predicts; null without labels": (
+        "参考预测正确的比例；没有标签时为 null"
+    ),
+    "share whose label the device predicts; null without labels": "设备预测正确的比例；没有标签时为 null",
+    "the first less the second": "前者减去后者",
+    "labels that the reference predicts and the device does not, without ties": (
+        "参考预测正确而设备不正确的标签数，不含平局"
+    ),
+    "predictions that are not the same": "不相同的预测数",
+    "of these, whose margin is at most `rounding`": "其中裕度不超过 `rounding` 的个数",
+    "upper bound of the share that changes, with 95 % confidence (Clopper-Pearson)": (
+        "预测改变比例的上限，置信度 95%（Clopper-Pearson）"
+    ),
+    "share of the `neighbours` that are the same; null but of `nearest`": (
+        "`neighbours` 个近邻中相同的比例；除 `nearest` 外为 null"
+    ),
+    "the bound of `accuracy_drop` that was applied, a fraction": "所采用的 `accuracy_drop` 上限，为比值",
+    "null where nothing is gated": "不作判定时为 null",
     # -------------------------------------------------------------------------------------------------- performance
     "building the encoder and reading its weights": "构建编码器并读取权重",
     "copying it to the device": "复制到设备",

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.log import formulas, schema
-from common.log.events import Kind, Part, Ranks, Share, Windows
+from common.log import formulas, schema, tasks
+from common.log.events import Kind, Part, Prediction, Ranks, Share, Task, Windows
 from common.log.framing import Record, record_text
 from common.log.reader import read_runs
+from common.log.schema import Integers, Numbers
 
 MARKER = "@record "
 Records = list[dict[str, Any]]
@@ -153,6 +154,38 @@ def with_kinds(records: Records) -> None:
             kinds.append(kind_event(name, size, count, whole_ms * time / count, work and gflop * work))
         for kind in formulas.with_shares(kinds, limits):
             records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": Kind.event, **schema.encode(kind)})
+
+
+def with_task(records: Records) -> None:
+    """Adds what --task finds where two of the images change, the second by so little that it is a tie."""
+    model, samples = find(records, "model"), [each for each in records if each["event"] == "sample"]
+    first = samples[0]["reference"]
+    names = [each["image"] for each in samples if (each["output"], each["reference"]) == ("embedding", first)]
+    n = len(names)
+    prediction = Prediction(
+        first=0,
+        labels=Integers(at % 2 for at in range(n)),
+        reference=Integers(at % 2 for at in range(n)),
+        device=Integers((0, 0, *(at % 2 for at in range(2, n)))[:n]),
+        margins=Numbers(1e-7 * 10.0**at for at in range(n)),
+        changed_images=names[1:2],
+    )
+    rounding = formulas.rounding_of(model["dtype"])
+    task = Task(
+        by="knn",
+        reference=first,
+        labels="labels.csv",
+        classes={"one": 0, "two": 1},
+        neighbours=n // 2,
+        temperature=tasks.TEMPERATURE,
+        rounding=rounding,
+        figures=tasks.summarize([prediction], rounding, n // 2),
+        threshold=0.99,
+        result="PASS",
+    )
+    find(records, "run_start")["argv"] += ["--task", "--labels", "labels.csv"]
+    for event in (prediction, task):
+        records.insert(-1, {"run": records[0]["run"], "seq": 0, "event": event.event, **schema.encode(event)})
 
 
 def kind_event(name: str, batch_size: int, count: int, module_ms: float, gflop: float | None) -> Kind:

@@ -315,9 +315,9 @@ def test_the_names_of_the_events() -> None:
     """They are on disk, so that none may change with its class."""
     assert sorted(DECLARED) == [
         "accuracy", "animation", "candidate_source", "cause", "env", "fallback", "inference", "kind", "latencies",
-        "layer", "limit", "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "ranks",
-        "reference_source", "repeat", "run_end", "run_start", "sample", "samples", "scaled", "search", "skipped",
-        "speedup", "startup", "transparency", "unread",
+        "layer", "limit", "machine", "model", "noise_floor", "nonfinite_weights", "numerics", "perf", "prediction",
+        "ranks", "reference_source", "repeat", "run_end", "run_start", "sample", "samples", "scaled", "search",
+        "skipped", "speedup", "startup", "task", "transparency", "unread",
     ]  # fmt: skip
 
 
@@ -458,7 +458,7 @@ def test_which_scripts_write_what() -> None:
     assert of[INFERENCE] - all_three == {"inference"}
     assert of[ACCURACY] - all_three == {
         *("sample", "samples", "accuracy", "repeat", "noise_floor", "cause", "layer"),
-        *("reference_source", "candidate_source"),
+        *("reference_source", "candidate_source", "prediction", "task"),
     }
     assert of[PERF] - all_three == {
         *("startup", "limit", "search", "latencies", "perf", "kind", "ranks", "speedup", "machine")
@@ -526,6 +526,8 @@ def test_the_earlier_logs_have_most_of_the_events() -> None:
         "repeat",
         "samples",
         "candidate_source",
+        "prediction",
+        "task",
         "kind",
         "nonfinite_weights",
         "reference_source",

@@ -73,6 +73,54 @@ def another_direction(records: Records) -> None:
     find(records, "sample", output="embedding").update(one_minus_cosine=1.0, cosine_similarity=0.0)
 
 
+def in_top5(edit: Callable[[Records, Records], object]) -> Edit:
+    """An edit of the five largest elements of one image's embedding: the reference's and the device's."""
+
+    def of_sample(records: Records) -> None:
+        sample = find(records, "sample", output="embedding")
+        edit(sample["reference_top5"], sample["device_top5"])
+
+    return of_sample
+
+
+def swapped(entries: Records, *keys: str) -> None:
+    """The first two entries exchange these."""
+    for key in keys:
+        entries[0][key], entries[1][key] = entries[1][key], entries[0][key]
+
+
+def without_top5(records: Records) -> None:
+    """As logs were before they had it."""
+    for record in records:
+        record.pop("reference_top5", None)
+        record.pop("device_top5", None)
+
+
+def moved_to_tokens(records: Records) -> None:
+    sample, tokens = (find(records, "sample", output=output) for output in ("embedding", "hidden_state"))
+    tokens |= {key: sample[key] for key in ("reference_top5", "device_top5")}
+
+
+TOP5_EDITS = {
+    "a value": in_top5(lambda r, y: r[0].update(value=r[0]["value"] + 1.0)),
+    "a value of the device": in_top5(lambda r, y: y[4].update(value=y[4]["value"] - 1e-3)),
+    "no value": in_top5(lambda r, y: y[4].update(value=None)),
+    "another element": in_top5(lambda r, y: y[4].update(index=next(at for at in range(10) if at not in index_of(y)))),
+    "no element of it": in_top5(lambda r, y: y[4].update(index=10)),
+    "one twice": in_top5(lambda r, y: y[4].update(index=y[3]["index"])),
+    "the first two, out of order": in_top5(lambda r, y: swapped(y, "index", "value")),
+    "the first two's places": in_top5(lambda r, y: swapped(y, "index")),
+    "four of them": in_top5(lambda r, y: y.pop()),
+    "a class of two names": in_top5(lambda r, y: y[0].update(label="another")),
+    "not for every image": lambda records: without_top5([find(records, "sample", output="embedding")]),
+    "of tokens": moved_to_tokens,
+}
+
+
+def index_of(entries: Records) -> list[int]:
+    return [entry["index"] for entry in entries]
+
+
 def faster(parts: Records) -> Records:
     """The parts of a kind, as if a window had held twice the calls."""
     return [{**part, "calls": 2 * part["calls"]} for part in parts]
@@ -360,6 +408,19 @@ def test_a_signed_edit_of_the_accuracy_log_fails(
     assert any(named in row for row in failing(output)), output
 
 
+@pytest.mark.parametrize("name", TOP5_EDITS)
+def test_the_largest_outputs_are_held_to_the_metrics(name: str, check: Check, evidence: Path, tmp_path: Path) -> None:
+    edited(evidence / "accuracy.log", tmp_path / "a.log", TOP5_EDITS[name])
+    code, output = check(tmp_path / "a.log", evidence / "benchmark.log")
+    assert code == 1
+    assert "formulas" in " ".join(failing(output))
+
+
+def test_a_log_without_the_largest_outputs_stays_judgeable(check: Check, evidence: Path, tmp_path: Path) -> None:
+    edited(evidence / "accuracy.log", tmp_path / "a.log", without_top5)
+    assert check(tmp_path / "a.log", evidence / "benchmark.log")[0] == 0
+
+
 @pytest.mark.parametrize(("edit", "named"), PERF_EDITS)
 def test_a_signed_edit_of_the_perf_log_fails(
     edit: Edit, named: str, check: Check, evidence: Path, tmp_path: Path
@@ -407,6 +468,7 @@ def test_a_first_class_that_changed_fails_a_classifier(
 ) -> None:
     def another_class(records: Records) -> None:
         find(records, "model")["classifier"] = classifier
+        without_top5(records)
         for record in records:
             if record["event"] in ("sample", "accuracy") and record["output"] == "embedding":
                 record["top1_gap"] = 0.3

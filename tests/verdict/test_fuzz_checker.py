@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from by_hand import fuzz_checker
 from by_hand.fuzz_checker import Pair
-from conftest import PERF_QUICK, ROOT
+from conftest import ROOT
 from helpers.logs import MARKER, text_of
 
 import check_accuracy_run_perf as checker
@@ -23,16 +23,9 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="session")
-def logs(tmp_path_factory: pytest.TempPathFactory, tiny_timm: Path) -> tuple[Path, Path]:
+def logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The logs of a good accuracy and a good perf run of one tiny model on the CPU."""
-    import accuracy_run
-    import accuracy_run_perf
-
-    folder = tmp_path_factory.mktemp("evidence")
-    common = ["--model", str(tiny_timm), "--device", "cpu", "--log-dir", str(folder)]
-    assert accuracy_run.main([*common, "--samples", "3"]) == 0
-    assert accuracy_run_perf.main([*common, *PERF_QUICK, "--explain"]) == 0
-    return folder / "accuracy.log", folder / "benchmark.log"
+    return fuzz_checker.make_logs(tmp_path_factory.mktemp("evidence"))
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +38,7 @@ def test_the_good_pairs_pass(at: int, pairs: list[Pair], tmp_path: Path) -> None
     """Else no mutant of them could pass falsely."""
     lines = [f"{MARKER}{text_of(record)}\n" for run in pairs[at].runs for record in run]
     (tmp_path / "good.log").write_text("".join(lines))
-    assert checker.main([str(tmp_path / "good.log")]) == 0
+    assert checker.main([str(tmp_path / "good.log"), "--max-accuracy-drop", fuzz_checker.DROP]) == 0
     assert fuzz_checker.may_pass(pairs[at].runs, pairs)
 
 
@@ -66,7 +59,11 @@ def test_the_fuzzer_notices_a_gate_that_is_gone(pairs: list[Pair], monkeypatch: 
 # ------------------------------------------------------------------------------------------------- logs of any size
 def checked(log: Path) -> tuple[int, str, str, int]:
     """The checker as a process of its own: exit code, output, errors and peak memory in MiB."""
-    done = subprocess.run([sys.executable, "-c", PEAK, ROOT, log], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, ROOT, log, "--max-accuracy-drop", fuzz_checker.DROP],
+        capture_output=True,
+        text=True,
+    )
     *errors, peak = done.stderr.splitlines()
     return done.returncode, done.stdout, "\n".join(errors), int(peak.split()[1]) // 1024
 

@@ -81,6 +81,9 @@ def test_a_mode_that_computes_something_else_fails(key: str, value: object, name
         change("run_start", "backends", []),
         change("latencies", "mode", INDUCTOR, **{"batch_size": 1, "pass": "latency"}),
         change("perf", "mode", INDUCTOR, batch_size=1),
+        change("perf", "mode", "", batch_size=1),
+        change("perf", "mode", None, batch_size=1),
+        change("latencies", "mode", "", **{"batch_size": 1, "pass": "latency"}),
         after(with_inductor, lambda records: [r.update(mode=INDUCTOR) for r in records if r["event"] == "perf"]),
     ],
 )

@@ -78,7 +78,8 @@ def in_tables(page: str) -> Iterator[Figure]:
             cells = dict(zip(heads, row, strict=True))
             of, _, key = row[0].rpartition(" ")
             if "batch_size" in cells:
-                yield from ((f"batch {row[0]}", head, cell) for head, cell in cells.items() if head in KEYS)
+                batch = f"batch {cells.pop('batch_size')}"
+                yield from ((batch, head, cell) for head, cell in cells.items() if head in KEYS)
             elif row[0] in KEYS and "/" in heads[1]:
                 yield from ((head.split(" / ")[0], row[0], cells[head]) for head in heads[1:])
             elif of and key in KEYS:
