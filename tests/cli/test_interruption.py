@@ -117,7 +117,7 @@ IN_WORKERS = (*PHOTOS, "--workers", "1", "--batch-size", "16", "--output", "full
         (0, inference, (), "log can't be written: File too large"),
         (900, inference, (), "inference.log: the log can't be written: File too large"),
         (3000, accuracy_run, ("--samples", "1"), "accuracy.log: the log can't be written: File too large"),
-        (9000, accuracy_run, ("--samples", "1", "--save-reference", "full/r"), "r can't be written"),
+        (30_000, accuracy_run, ("--samples", "1", "--save-reference", "full/r"), "r can't be written"),
         (3500, inference, (*FEATURES, "full/f.safetensors"), "can't be written"),
         (3500, inference, (*FEATURES, "full/f.npy"), "can't be written"),
         (1_000_000, inference, IN_WORKERS, "do not fit in shared memory"),  # a container's is small, and a file too
