@@ -18,7 +18,7 @@ from common.accuracy.comparison import compare_outputs
 from common.accuracy.findings import Comparison, Embeddings, Findings
 from common.accuracy.parts import Compared
 from common.accuracy.reference import Expected, References, expect_errors
-from common.cli.options import EMBEDDING
+from common.cli.options import EMBEDDING, POOLED
 from common.device import devices
 from common.encoder.base import Encoder, OwnClasses
 from common.errors import UserError
@@ -79,7 +79,7 @@ def load_reference(
     wanted = {
         "weights": encoder.weights_sha256,
         "preprocessing": encoder.preprocessing,
-        "features": "pooled" if encoder.pooled else "embedding",
+        "features": POOLED if encoder.pooled else EMBEDDING,
         "embedding": encoder.embedding_is,
     }
     _require_same(file, f"--model {encoder.model}", _facts(file), wanted)

@@ -23,7 +23,7 @@ from common.log.events import Plan
 from common.log.framing import printable
 from common.log.lines import UnreadableRecordError
 from common.log.reader import read_runs
-from common.log.writer import NoLog, RunLog, is_of
+from common.log.writer import NoLog, RunLog, is_of, silence
 
 # What a disk or a folder refuses with: the user's to mend.
 STORAGE = (
@@ -135,7 +135,7 @@ def say(line: str) -> None:
     try:
         print(line)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -161,7 +161,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:  # said already; at its own end Python would say it again, and leave with another code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
     if failed:
         sys.stderr.flush()
         os._exit(code)

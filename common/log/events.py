@@ -721,21 +721,27 @@ class Search(Event, scripts=[PERF]):
 
 
 @declare
-class Latencies(Event, scripts=[PERF]):
-    """batch size, mode and pass"""
+class OfCase:
+    """The fields by which a record says what was timed."""
 
     batch_size: int
     mode: Mode = None
+
+    @property
+    def case(self) -> Case:
+        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
+
+
+@declare
+class Latencies(OfCase, Event, scripts=[PERF]):
+    """batch size, mode and pass"""
+
     pass_: Annotated[
         str,
         OneOf(("latency", "throughput", "end_to_end", "issue")),
         "the last: of each call of the latency pass the time until it returned, on devices with a queue",
     ]
     windows: Annotated[Windows, FLAT]
-
-    @property
-    def case(self) -> Case:
-        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
@@ -805,18 +811,12 @@ class Timed:
 
 
 @declare
-class Perf(Event, scripts=[PERF]):
+class Perf(OfCase, Event, scripts=[PERF]):
     """batch size and mode"""
 
-    batch_size: int
-    mode: Mode = None
     status: Status
     reason: Annotated[str | None, OPTIONAL, "of a failure"] = None
     timed: Annotated[Timed | None, FLAT, "where it is ok"] = None
-
-    @property
-    def case(self) -> Case:
-        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare
@@ -843,18 +843,12 @@ class Scaling:
 
 
 @declare
-class Ranks(Event, scripts=[PERF]):
+class Ranks(OfCase, Event, scripts=[PERF]):
     """batch size and mode, under `torchrun`"""
 
-    batch_size: int
-    mode: Mode = None
     status: Status
     scaling: Annotated[Scaling | None, FLAT, "where it is ok"] = None
     shares: Annotated[list[Share], "what each rank measured"]
-
-    @property
-    def case(self) -> Case:
-        return Case(EAGER if self.mode is None else self.mode, self.batch_size)
 
 
 @declare

@@ -77,7 +77,7 @@ class RunLog:
                     copy.write(text + "\n")
                     copy.flush()
             except BrokenPipeError:  # whoever read along has left; the run goes on, into its file
-                os.dup2(os.open(os.devnull, os.O_WRONLY), copy.fileno())
+                silence(copy)
             except OSError as error:
                 raise OSError(error.errno, f"standard output can't be written: {error.strerror}") from error
 
@@ -97,6 +97,11 @@ class RunLog:
                 self._file.close()
             if error is None:
                 raise
+
+
+def silence(stream: TextIO) -> None:
+    """From now on what is written to it goes nowhere: whoever read along has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _beside_progress_bars() -> AbstractContextManager[Any]:

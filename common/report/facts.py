@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from common.log import tasks
 from common.log.conclusions import UNEXPLAINED, Words
 from common.log.events import (
-    EAGER,
     Accuracy,
-    Case,
     Cause,
     Cost,
     Env,
@@ -42,7 +39,6 @@ from common.verdict.remarks import caveats_of
 from common.verdict.summary import Row
 from common.verdict.task import require_whole
 
-SHORT = 8  # digits of a hash
 PLAIN = re.compile(r"[A-Za-z0-9][\w. -]{0,60}", re.ASCII)  # a name that can be a tag
 HASH_TAG = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -80,11 +76,6 @@ class Topic:
     @property
     def model(self) -> Model:
         return self.group.runs[0].one(Model)
-
-    @property
-    def weights(self) -> str:
-        """The start of their hash: it tells groups apart."""
-        return str(self.model.weights_sha256)[:SHORT]
 
     @property
     def env(self) -> Env:
@@ -209,13 +200,11 @@ class Topic:
 
     @property
     def alone(self) -> Perf | None:
-        """The last run's batch size 1."""
-        return next((row for row in self._timed if row.case == Case(EAGER, 1)), None)
+        return self.group.alone
 
     @property
     def best(self) -> Perf | None:
-        """The last run's batch size with the largest throughput."""
-        return max(self._timed, key=lambda row: row.timed.figures.throughput_ips if row.timed else 0, default=None)
+        return self.group.best
 
     @property
     def together(self) -> Ranks | None:
@@ -225,12 +214,7 @@ class Topic:
 
     @property
     def speedup(self) -> Speedup | None:
-        return next((each for run in self.group.of("perf")[-1:] for each in run.all(Speedup)), None)
-
-    @cached_property
-    def _timed(self) -> list[Perf]:
-        rows = [row for run in self.group.of("perf")[-1:] for row in run.all(Perf)]
-        return [row for row in rows if row.timed and row.status == "ok"]
+        return self.group.speedup
 
     @property
     def doubts(self) -> list[Words]:

@@ -11,6 +11,7 @@ from common.report import pages
 from common.report.facts import Entry, Page, Topic
 from common.verdict import summary
 from common.verdict.evidence import Group, Judgement
+from common.verdict.judging import check_integrity
 from common.verdict.summary import Order
 
 LONGEST_STEM = 80
@@ -38,8 +39,7 @@ def draw(judgement: Judgement, inferences: Sequence[Run], order: Order) -> tuple
 
 def _alone(judgement: Judgement, group: Group) -> Judgement:
     """What was judged of one group, the checks of its runs' wholeness among it."""
-    ids = {run.id[:8] for run in group.runs}
-    whole = [check for check in judgement.checks if check.name.split()[-1] in ids and check.about == "evidence"]
+    whole = map(check_integrity, group.runs)
     return replace(
         judgement, checks=[*whole, *group.checks], groups=[group], runs=list(group.runs), error=None, faulty_logs=[]
     )

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 from common.errors import EXIT_ERROR, EXIT_FAIL, EXIT_OK
 from common.log import schema
 from common.log.conclusions import Words
-from common.log.events import ACCURACY, PERF, Case, Env, Model
+from common.log.events import ACCURACY, EAGER, PERF, Case, Env, Model, Perf, Speedup
 from common.log.reader import Run, UnjudgeableError
 
 # Which kind of evidence a script's log is.
@@ -139,6 +140,25 @@ class Group:
     def of(self, kind: str) -> list[Run]:
         """The accuracy or the perf runs."""
         return [run for run in self.runs if KIND[run.script] == kind]
+
+    @cached_property
+    def _timed(self) -> list[Perf]:
+        rows = [row for run in self.of("perf")[-1:] for row in run.all(Perf)]
+        return [row for row in rows if row.timed and row.status == "ok"]
+
+    @property
+    def alone(self) -> Perf | None:
+        """The last perf run's batch size 1, eager."""
+        return next((row for row in self._timed if row.case == Case(EAGER, 1)), None)
+
+    @property
+    def best(self) -> Perf | None:
+        """The last perf run's batch size and mode with the largest throughput."""
+        return max(self._timed, key=lambda row: row.timed.figures.throughput_ips if row.timed else 0, default=None)
+
+    @property
+    def speedup(self) -> Speedup | None:
+        return next((each for run in self.of("perf")[-1:] for each in run.all(Speedup)), None)
 
 
 @dataclass(frozen=True)

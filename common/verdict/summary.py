@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from common.log.events import EAGER, Accuracy, Case, Cause, Env, Model, Perf, Speedup
+from common.log.events import Accuracy, Cause, Env, Model
 from common.log.figures import format_figure, percent
 from common.log.framing import printable
 from common.verdict.evidence import Group, Judgement, Verdict
@@ -80,10 +80,7 @@ def _row_of_logs(place: str, logs: Sequence[str]) -> Row:
 def row_of(group: Group) -> Row:
     model, env = group.runs[0].one(Model), group.runs[0].one(Env)
     accuracies = [event for run in group.of("accuracy") for event in run.all(Accuracy)]
-    rows = [row for run in group.of("perf")[-1:] for row in run.all(Perf) if row.timed and row.status == "ok"]
-    figures = {row.case: row.timed.figures for row in rows if row.timed}
-    best = max(figures, key=lambda case: figures[case].throughput_ips, default=None)
-    alone = figures.get(Case(EAGER, 1))
+    alone, best, speedup = group.alone, group.best, group.speedup
     return Row(
         name=model.model,
         dtype=model.dtype,
@@ -95,11 +92,11 @@ def row_of(group: Group) -> Row:
         relative_error=_worst([event.worst.relative_error for event in accuracies]),
         relative_l2=_worst([event.worst.relative_l2 for event in accuracies]),
         cause=next((each.cause for run in group.of("accuracy") for each in run.all(Cause) if each.best), None),
-        avg_latency_ms=alone.latency.avg_latency_ms if alone else None,
-        throughput_ips=figures[best].throughput_ips if best else None,
+        avg_latency_ms=alone.timed.figures.latency.avg_latency_ms if alone and alone.timed else None,
+        throughput_ips=best.timed.figures.throughput_ips if best and best.timed else None,
         batch_size=best.batch_size if best else None,
-        mode=best.mode if best else None,
-        speedup=next((each.speedup for run in group.of("perf")[-1:] for each in run.all(Speedup)), None),
+        mode=best.case.mode if best else None,
+        speedup=speedup.speedup if speedup else None,
         verdict=group.verdict,
         logs=" ".join(dict.fromkeys(run.log for run in group.runs)),
     )
