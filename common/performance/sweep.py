@@ -115,13 +115,14 @@ class Measurement:
         device = self.subject.pixel_values.device
         try:
             step(*arguments)
-        except RuntimeError as error:
-            self.status = failure_of(error, device)
-            self.reason = first_line(error) if self.subject.backend is None else compilers.why(error)
         except Exception as error:
-            if self.subject.backend is None:
+            if self.subject.backend is not None:  # a device that is lost by it, the eager steps will tell
+                self.status = "oom" if devices.is_out_of_memory(error) else "error"
+                self.reason = compilers.why(error)
+            elif isinstance(error, RuntimeError):
+                self.status, self.reason = failure_of(error, device), first_line(error)
+            else:
                 raise
-            self.status, self.reason = "error", compilers.why(error)
         if self.status != "ok":
             devices.empty_cache(device)
 

@@ -316,6 +316,17 @@ def test_an_operator_that_fails_in_the_sweep_ends_it(npu: RealNpu, tmp_path: Pat
     assert not [record for record in records if record["event"] == "perf" and record["status"] == "ok"]
 
 
+def test_a_backend_that_the_driver_refuses_is_a_row_and_eager_stands(npu: RealNpu, tmp_path: Path) -> None:
+    """The fake has no graphs to capture: torch_npu says so as it says that an operator failed."""
+    few = ("--batch-sizes", 1, "--no-cpu-baseline", "--iterations", 5, "--max-seconds", 60)
+    run = npu.run(*PERF, *VIT, *few, "--compile", "npugraphs", cwd=tmp_path)
+    assert run.code == 0, run.stderr
+    records = read_records(tmp_path / "logs" / "benchmark.log")
+    assert find(records, "perf", mode="eager")["status"] == "ok"
+    row = find(records, "perf", mode="compile:npugraphs")
+    assert (row["status"], "aclmdlRICaptureBegin" in row["reason"]) == ("error", True)
+
+
 # ------------------------------------------------------------------------------------- devices, ranks and workers
 def test_one_of_two_devices(npu: RealNpu, tmp_path: Path) -> None:
     """npu:1 of two; with one visible, it is npu:0, and npu:1 is not there; a list that does not ascend leaves none."""
